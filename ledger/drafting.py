@@ -1,0 +1,151 @@
+"""From what an app hands in to drafts: names checked, body validated, encoded, salted, hashed.
+
+Everything here happens before the store is asked for its lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Final
+
+from . import canonical, chain, kinds
+from .errors import InvalidEvent
+from .event import Draft, NewEvent
+
+DEFAULT_STREAM: Final = "main"
+#: Fields of meta that Tallystick gives a meaning; each a string. Others are the app's own.
+META_FIELDS: Final = ("actor", "correlation", "causation", "traceparent")
+_AT_MAX: Final = (1 << 63) - 1
+_NEW_EVENT_FIELDS: Final = frozenset(NewEvent.__struct_fields__)
+
+_check_open_kind = lru_cache(maxsize=1024)(kinds.check_open_kind)
+_label = lru_cache(maxsize=4096)(chain.label)
+
+
+@lru_cache(maxsize=4096)
+def _check_stream(stream: str) -> str:
+    return kinds.check_name(stream, "stream")
+
+
+#: The context in force, a (meta, its encoding) for each ledger by id().
+_contexts: ContextVar[Mapping[int, tuple[dict[str, Any], bytes | None]]] = ContextVar("tallystick_context")
+
+
+def wall_clock() -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1000
+
+
+class Drafter:
+    """Makes drafts for one ledger, with its clock, entropy, limits and registered kinds."""
+
+    def __init__(
+        self, clock: Callable[[], int], entropy: Callable[[int], bytes], max_body_bytes: int
+    ) -> None:
+        self.registry = kinds.Registry()
+        self._clock = clock
+        self._entropy = entropy
+        self._max_body_bytes = max_body_bytes
+
+    def draft(self, event: NewEvent | Mapping[str, Any], salt: bytes | None = None) -> Draft:
+        """The draft of an app's event. Raises InvalidEvent with the path of what is wrong."""
+        if not isinstance(event, NewEvent):
+            event = _from_mapping(event)
+        try:
+            _check_open_kind(event.kind)
+            _check_stream(event.stream)
+        except TypeError:  # unhashable, so no string; let the check say so
+            kinds.check_kind(event.kind)
+            kinds.check_name(event.stream, "stream")
+            raise
+        return self._finish(event.kind, event.body, event.stream, event.key, event.meta, event.at, salt)
+
+    def own(self, kind: str, body: Any, stream: str) -> Draft:
+        """The draft of one of Tallystick's own events, in a reserved area."""
+        return self._finish(kinds.check_kind(kind), body, stream, None, None, None, None)
+
+    def salts(self, count: int) -> Iterator[bytes]:
+        """Fresh salts, drawn from the entropy source at once."""
+        size = chain.SALT_BYTES
+        pool = self._entropy(size * count)
+        return (pool[i : i + size] for i in range(0, size * count, size))
+
+    def _finish(
+        self,
+        kind: str,
+        body: Any,
+        stream: str,
+        key: str | None,
+        meta: Mapping[str, Any] | None,
+        at: int | None,
+        salt: bytes | None,
+    ) -> Draft:
+        data = canonical.encode(self.registry.check(kind, body), "body", self._max_body_bytes)
+        meta_data = self._meta(meta)
+        if key is not None:
+            kinds.check_name(key, "key")
+        if at is None:
+            at = self._clock()
+        elif type(at) is not int or not -_AT_MAX <= at <= _AT_MAX:
+            raise InvalidEvent(
+                "at", f"{at!r} is no time", "give microseconds since 1970-01-01 UTC as an integer"
+            )
+        if salt is None:
+            salt = self._entropy(chain.SALT_BYTES)
+        label = (
+            _label(kind, stream, None, meta_data)
+            if key is None
+            else chain.label(kind, stream, key, meta_data)
+        )
+        return Draft(kind, stream, key, meta_data, data, chain.body_hash(salt, data), salt, label, at)
+
+    # -- meta and context ----------------------------------------------------------------
+
+    def _meta(self, meta: Mapping[str, Any] | None) -> bytes | None:
+        around = _contexts.get({}).get(id(self))
+        if not meta:
+            if meta is not None and not isinstance(meta, Mapping):
+                raise InvalidEvent("meta", f"expected an object, got {type(meta).__name__}")
+            return None if around is None else around[1]
+        return self._encode_meta(meta if around is None else {**around[0], **_mapping(meta)})
+
+    def _encode_meta(self, meta: Mapping[str, Any]) -> bytes | None:
+        meta = _mapping(meta)
+        for field in META_FIELDS:
+            if field in meta and not isinstance(meta[field], str):
+                raise InvalidEvent(f"meta.{field}", f"expected a string, got {type(meta[field]).__name__}")
+        return canonical.encode(meta, "meta", self._max_body_bytes) if meta else None
+
+    @contextmanager
+    def context(self, meta: Mapping[str, Any]) -> Iterator[None]:
+        """Merge `meta` into the meta of every draft made inside the block, in this task or thread."""
+        outer = _contexts.get({})
+        merged = {**outer.get(id(self), ({}, None))[0], **{k: v for k, v in meta.items() if v is not None}}
+        token = _contexts.set({**outer, id(self): (merged, self._encode_meta(merged))})
+        try:
+            yield
+        finally:
+            _contexts.reset(token)
+
+
+def _mapping(meta: Any) -> dict[str, Any]:
+    if not isinstance(meta, Mapping):
+        raise InvalidEvent("meta", f"expected an object, got {type(meta).__name__}")
+    return dict(meta)
+
+
+def _from_mapping(event: Any) -> NewEvent:
+    if not isinstance(event, Mapping):
+        raise InvalidEvent("event", f"expected a NewEvent or a mapping, got {type(event).__name__}")
+    unknown = sorted(str(field) for field in event if field not in _NEW_EVENT_FIELDS)
+    if unknown:
+        raise InvalidEvent(
+            unknown[0], "unknown field", f"the fields are {', '.join(NewEvent.__struct_fields__)}"
+        )
+    if "kind" not in event:
+        raise InvalidEvent("kind", "missing", "every event needs a kind such as 'order.shipped'")
+    return NewEvent(**event)

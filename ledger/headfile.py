@@ -1,0 +1,77 @@
+"""The small file beside a ledger that holds its last durable head, `agents.tally.head`.
+
+It is no anchor against people, who can alter both files, and never makes a log VERIFIED. But
+a log that ends before it has lost its end, as a write-ahead log can in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from .errors import BadHead, Unavailable
+from .event import Head
+
+WRITE_EVERY_S: Final = 1.0
+
+
+def head_path(ledger: str | os.PathLike[str]) -> Path:
+    """Where a ledger's head file lies."""
+    return Path(f"{os.fspath(ledger)}.head")
+
+
+def read_head_file(ledger: str | os.PathLike[str]) -> Head | None:
+    """The head kept beside a ledger; None if there is no such file.
+
+    Raises Unavailable when the file is there and cannot be read or understood: then nobody
+    knows what it would have said.
+    """
+    path = head_path(ledger)
+    try:
+        return Head.parse(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, BadHead) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a head line"
+        raise Unavailable(
+            str(path),
+            f"cannot be read ({why})",
+            "restore it, or keep it under another name and go on without",
+        ) from None
+
+
+class HeadFile:
+    """Keeps a ledger's head file: at most one write a second, each an atomic replacement."""
+
+    def __init__(self, ledger: str | os.PathLike[str]) -> None:
+        self.path = head_path(ledger)
+        self._ledger = ledger
+        self._written_s = -WRITE_EVERY_S
+
+    def due(self) -> bool:
+        """Whether a second has passed since this object wrote the file."""
+        return time.monotonic() - self._written_s >= WRITE_EVERY_S
+
+    def write(self, head: Head) -> None:
+        """Replace the file, unless it already names a later head of the same ledger.
+
+        The head must be durable. A crash leaves the old file or the new one, each whole.
+        """
+        assert head.ledger_id is not None, "a head that stands alone names its ledger"
+        self._written_s = time.monotonic()
+        try:
+            kept = read_head_file(self._ledger)
+        except Unavailable:
+            kept = None
+        if kept is not None and kept.ledger_id == head.ledger_id and kept.seq >= head.seq:
+            return
+        # A name of the thread's own: others may be keeping a head of this ledger at the same time.
+        temporary = Path(f"{self.path}.{os.getpid()}-{threading.get_ident()}.tmp")
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(f"{head}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)

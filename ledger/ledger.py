@@ -1,0 +1,498 @@
+"""The ledger: append events, read them back, verify the chain, erase bodies, copy the file.
+
+An append goes: draft (drafting.py: check, encode, salt) -> request (committer.py: queue, place in
+the chain) -> store (one transaction) -> receipt. `docs/architecture.md` follows one all the way.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from .._version import __version__
+from . import chain, records, verify
+from .canonical import MAX_BYTES
+from .committer import Committer
+from .drafting import DEFAULT_STREAM, Drafter, wall_clock
+from .errors import (
+    Closed,
+    InvalidEvent,
+    NoSuchEvent,
+    NotALedger,
+    NotErasable,
+    TailLost,
+    TallyError,
+    Unavailable,
+)
+from .event import Draft, Event, Head, NewEvent, Receipt, Row
+from .headfile import HeadFile, head_path, read_head_file
+from .portable import export_line
+from .sqlite import Durability, SQLiteStore
+from .store import Store
+
+CHUNK_EVENTS: Final = 1000
+FOLLOW_POLL_S: Final = 0.1
+PROGRAM: Final = f"tallystick {__version__}"
+
+
+class Ledger:
+    """An append-only, hash-chained log of events. Safe to share between threads.
+
+    Make one with `Ledger.open` (a file) or `Ledger.over` (any store); use it as a context
+    manager or call `close`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        path: Path | None = None,
+        read_only: bool = False,
+        max_body_bytes: int = MAX_BYTES,
+        clock: Callable[[], int] = wall_clock,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._store = store
+        self._path = path
+        self._read_only = read_only
+        self._closed = False
+        self._pid = os.getpid()
+        self._entropy = entropy
+        self._drafter = Drafter(clock, entropy, max_body_bytes)
+        self._head_file = HeadFile(path) if path is not None and not read_only else None
+        self.committer = Committer(store, self._note_head)
+        self._ledger_id = self._begin()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        durability: Durability = Durability.POWER,
+        timeout_s: float = 30.0,
+        max_body_bytes: int = MAX_BYTES,
+        clock: Callable[[], int] = wall_clock,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> Self:
+        """Open the ledger file at `path`; it is created if missing, unless `create` is false.
+
+        timeout_s: how long to wait for another process's lock. clock: microseconds since 1970
+        UTC. entropy: n to n random bytes; the same clock and entropy make the same bytes.
+        Raises LedgerNotFound, NotALedger, NewerFormat, Locked, TailLost and other Unavailable.
+        """
+        store = SQLiteStore(
+            path, create=create, read_only=read_only, durability=durability, timeout_s=timeout_s
+        )
+        try:
+            return cls(
+                store,
+                path=Path(path),
+                read_only=read_only,
+                max_body_bytes=max_body_bytes,
+                clock=clock,
+                entropy=entropy,
+            )
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def over(
+        cls,
+        store: Store,
+        *,
+        max_body_bytes: int = MAX_BYTES,
+        clock: Callable[[], int] = wall_clock,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> Self:
+        """A ledger over any store; event 1 is appended if the store is empty."""
+        return cls(store, max_body_bytes=max_body_bytes, clock=clock, entropy=entropy)
+
+    def _begin(self) -> bytes:
+        """The ledger id, from event 1, which is appended first where there is none."""
+        first = next(self._store.read(limit=1), None)
+        if first is None and not self._read_only:
+            self._store.append(self._genesis)
+            first = next(self._store.read(limit=1))
+        if first is None:
+            raise NotALedger(
+                str(self._path), "holds no events", "open it for writing once to finish creating it"
+            )
+        ledger_id = verify.ledger_id_of(first)
+        if ledger_id is None:
+            raise NotALedger(str(self._path), "its event 1 is no ledger.created", "run `tally verify`")
+        if not self._read_only:
+            self._refuse_lost_tail(ledger_id)
+        return ledger_id
+
+    def _genesis(self, head: Head) -> list[Row]:
+        if head.seq:
+            return []  # another process created it a moment ago
+        ledger_id = self._entropy(chain.LEDGER_ID_BYTES)
+        created = records.LedgerCreated(
+            ledger_id=ledger_id.hex(),
+            format=records.FORMAT_VERSION,
+            program=PROGRAM,
+            engine=self._store.engine(),
+        )
+        draft = self._drafter.own(records.CREATED, created, records.STREAM)
+        return [draft.place(1, chain.genesis_hash(ledger_id))]
+
+    def _refuse_lost_tail(self, ledger_id: bytes) -> None:
+        """Appending to a log that lost its end would hide the loss."""
+        kept = read_head_file(self._path) if self._path is not None else None
+        if kept is None:
+            return
+        assert self._path is not None
+        row = next(self._store.read(kept.seq - 1, limit=1), None)
+        if kept.ledger_id != ledger_id or row is None or row.hash != kept.hash:
+            raise TailLost(str(self._path), self._store.head().seq, kept.seq, str(head_path(self._path)))
+
+    # -- appending -----------------------------------------------------------------------
+
+    def append(
+        self,
+        kind: str,
+        body: Any = msgspec.UNSET,
+        *,
+        stream: str = DEFAULT_STREAM,
+        key: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        at: int | None = None,
+        expect: int | None = None,
+    ) -> Receipt:
+        """Append one event; when this returns, it is as durable as the ledger promises.
+
+        body: any JSON value, or a msgspec.Struct; default {}. key: the same key with the same
+        kind, stream and body gives the first receipt again and appends nothing. expect: the
+        seq of the stream's last event (0: none yet), else PositionConflict. at: microseconds
+        since 1970 UTC, default the ledger's clock.
+        Raises InvalidEvent, KeyConflict, PositionConflict, Unavailable, OutcomeUnknown.
+        """
+        draft, position = self.prepare(kind, body, stream=stream, key=key, meta=meta, at=at, expect=expect)
+        return self.committer.submit((draft,), position)[0]
+
+    def prepare(
+        self,
+        kind: str,
+        body: Any,
+        *,
+        stream: str,
+        key: str | None,
+        meta: Mapping[str, Any] | None,
+        at: int | None,
+        expect: int | None,
+    ) -> tuple[Draft, tuple[str, int] | None]:
+        """The draft and expected position for the arguments of `append`; touches no store."""
+        self._check_writable()
+        if expect is not None and (type(expect) is not int or expect < 0):
+            raise InvalidEvent(
+                "expect", f"{expect!r} is no seq", "give the stream's last seq, or 0 for a new stream"
+            )
+        event = NewEvent(
+            kind=kind, body={} if body is msgspec.UNSET else body, stream=stream, key=key, meta=meta, at=at
+        )
+        return self._drafter.draft(event), None if expect is None else (stream, expect)
+
+    def append_many(
+        self,
+        events: Iterable[NewEvent | Mapping[str, Any]],
+        *,
+        chunk: int = CHUNK_EVENTS,
+        atomic: bool = False,
+    ) -> list[Receipt]:
+        """Append any iterable of events, one commit a chunk; a receipt for each, in order.
+
+        An event is a NewEvent or a mapping with its fields. Each chunk is stored whole or not
+        at all; with `atomic` everything is one chunk. On an error the chunks before stay
+        stored; the error's `appended` says how many events that is, and the path of an
+        InvalidEvent begins with `events[i]`.
+        """
+        check_chunk(chunk)
+        self._check_writable()
+        receipts: list[Receipt] = []
+        source = iter(events)
+        try:
+            while batch := list(source) if atomic else list(islice(source, chunk)):
+                receipts += self.committer.submit(self.prepare_many(batch, len(receipts)))
+        except TallyError as error:
+            raise error.after(len(receipts)) from None
+        return receipts
+
+    def prepare_many(self, batch: Sequence[NewEvent | Mapping[str, Any]], offset: int = 0) -> list[Draft]:
+        """The drafts of a batch, whose first event is number `offset` in errors; touches no store."""
+        draft = self._drafter.draft
+        drafts: list[Draft] = []
+        try:
+            for event, salt in zip(batch, self._drafter.salts(len(batch)), strict=True):
+                drafts.append(draft(event, salt))
+        except InvalidEvent as error:
+            error.index = len(drafts)
+            raise error.inside(f"events[{offset + error.index}]") from None
+        return drafts
+
+    def register(self, kind: str, body: type[msgspec.Struct]) -> None:
+        """Validate later bodies of `kind` against a struct; see `json_schemas`. Raises InvalidEvent."""
+        self._drafter.registry.register(kind, body)
+
+    def json_schemas(self) -> dict[str, dict[str, Any]]:
+        """JSON Schema (2020-12) of the body of each registered kind."""
+        return self._drafter.registry.json_schemas()
+
+    def context(
+        self,
+        *,
+        actor: str | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        traceparent: str | None = None,
+        **extra: Any,
+    ) -> AbstractContextManager[None]:
+        """Put these into the meta of every event appended inside the `with` block.
+
+        Holds for this ledger in the current thread or asyncio task; blocks nest, and an
+        event's own meta wins.
+        """
+        named = {
+            "actor": actor,
+            "correlation": correlation,
+            "causation": causation,
+            "traceparent": traceparent,
+        }
+        return self._drafter.context({**named, **extra})
+
+    def erase(self, seq: int, reason: str) -> Receipt:
+        """Erase the body of an event for good; the chain still verifies.
+
+        Appends `ledger.body_erased` and nulls body and salt in the same transaction, then
+        scrubs the old bytes from the file and its log. Erasing an erased event again repeats
+        the scrubbing only and returns the first record's receipt. Backups, exports and copies
+        made earlier keep the body. Raises NoSuchEvent, NotErasable, InvalidEvent, TracesRemain.
+        """
+        self._check_writable()
+        if not isinstance(reason, str) or not reason.strip():
+            raise InvalidEvent("reason", "must not be empty", "say why the body has to go")
+        target = self._row(seq)
+        if target.kind.startswith("ledger."):
+            raise NotErasable(seq, f"{target.kind} events are part of the proof")
+        receipt: list[Receipt] = []
+
+        def build(head: Head) -> list[Row]:
+            receipt.clear()
+            if self._row(seq).body is None:  # erased before, or by another process just now
+                receipt.append(self._erasure_of(seq))
+                return []
+            erased = records.BodyErased(seq=seq, body_hash=target.body_hash.hex(), reason=reason)
+            row = self._drafter.own(records.BODY_ERASED, erased, records.STREAM).place(
+                head.seq + 1, head.hash
+            )
+            receipt.append(Receipt(row.seq, row.hash, row.at))
+            return [row]
+
+        head = self._store.erase([seq], build)
+        self._note_head(head)
+        return receipt[0]
+
+    def _erasure_of(self, seq: int) -> Receipt:
+        for row in self._store.read(seq, stream=records.STREAM, kinds=[records.BODY_ERASED]):
+            if row.body is not None and msgspec.json.decode(row.body, type=records.BodyErased).seq == seq:
+                return Receipt(row.seq, row.hash, row.at)
+        raise NotErasable(seq, "its body is missing without a record; run `tally verify`")
+
+    # -- reading -------------------------------------------------------------------------
+
+    def read(
+        self,
+        after: int = 0,
+        *,
+        before: int | None = None,
+        stream: str | None = None,
+        kinds: Sequence[str] | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[Event]:
+        """Events with `after < seq < before`, oldest first, newest first with `reverse`.
+
+        kinds: exact kinds or glob patterns such as `message.*`. Constant memory; no lock is
+        held between pages.
+        """
+        rows = self._store.read(
+            after, before=before, stream=stream, kinds=kinds, limit=limit, reverse=reverse
+        )
+        return map(Event.from_row, rows)
+
+    def get(self, seq: int) -> Event:
+        """The event with this seq. Raises NoSuchEvent."""
+        return Event.from_row(self._row(seq))
+
+    def _row(self, seq: int) -> Row:
+        row = next(self._store.read(seq - 1, before=seq + 1), None) if 0 < seq < 1 << 62 else None
+        if row is None:
+            raise NoSuchEvent(seq, self._store.head().seq)
+        return row
+
+    def follow(
+        self,
+        after: int | None = None,
+        *,
+        stream: str | None = None,
+        kinds: Sequence[str] | None = None,
+        poll_s: float = FOLLOW_POLL_S,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """A live tail: every event after `after` (default: those appended from now on), for ever.
+
+        Never misses or repeats an event, whoever appends it. Between events it asks the store
+        for its head every `poll_s` seconds, and ends once `stop()` is true.
+        """
+        seen = self.head().seq if after is None else after
+        return self._follow(seen, stream, kinds, poll_s, stop)
+
+    def _follow(
+        self,
+        seen: int,
+        stream: str | None,
+        kinds: Sequence[str] | None,
+        poll_s: float,
+        stop: Callable[[], bool],
+    ) -> Iterator[Event]:
+        while not stop():
+            head = self._store.head()
+            if head.seq <= seen:
+                time.sleep(poll_s)
+                continue
+            yield from self.read(seen, before=head.seq + 1, stream=stream, kinds=kinds)
+            seen = head.seq
+
+    def head(self) -> Head:
+        """The last event's seq and hash as of now, with the ledger id; `str(head)` is its line."""
+        head = self._store.head()
+        return Head(head.seq, head.hash, self._ledger_id)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and sizes: events, streams, erased bodies, bytes, kinds, first and last time."""
+        return {"ledger_id": self._ledger_id.hex(), **self._store.summary()}
+
+    def verify(
+        self,
+        expect: Head | None = None,
+        *,
+        span: tuple[int, int] | None = None,
+        stream: str | None = None,
+        jobs: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> verify.Report:
+        """Derive every hash again; see `tallystick.ledger.verify.verify`."""
+        if self._head_file is not None:
+            self._keep_head()
+        return verify.verify(
+            self._store,
+            expect=expect,
+            kept=read_head_file(self._path) if self._path is not None else None,
+            span=span,
+            stream=stream,
+            jobs=jobs,
+            path=self._path,
+            progress=progress,
+        )
+
+    def export(self, first: int = 1, last: int | None = None) -> Iterator[bytes]:
+        """The events `first` to `last` (default: to the head as of now), each a line of JSON.
+
+        docs/format.md defines the line; `tallystick.import_lines` is the inverse.
+        """
+        end = self._store.head().seq if last is None else last
+        return map(export_line, self._store.read(first - 1, before=end + 1))
+
+    # -- the file ------------------------------------------------------------------------
+
+    def backup(self, path: str | os.PathLike[str]) -> Head:
+        """Copy the ledger, consistently, to a path that does not exist, while writers go on.
+
+        The copy is compact, is durable when this returns, and gets a head file of its own.
+        A crash leaves the whole copy or none (perhaps a `.tmp` file). The copy's head.
+        """
+        target = Path(path)
+        if not isinstance(self._store, SQLiteStore):
+            raise Unavailable(str(target), "this store has no file to copy", "export its events instead")
+        if target.exists() or head_path(target).exists():
+            raise Unavailable(str(target), "exists already", "name a new file")
+        if not target.parent.is_dir():
+            raise Unavailable(str(target), "its directory does not exist", "make the directory first")
+        temporary = Path(f"{target}.{os.getpid()}.tmp")
+        try:
+            self._store.copy_to(temporary)
+            copy = SQLiteStore(temporary, read_only=True)
+            try:
+                head = copy.head()
+            finally:
+                copy.close()
+            os.link(temporary, target)  # unlike a rename, never replaces a file made meanwhile
+        except FileExistsError:
+            raise Unavailable(str(target), "exists already", "name a new file") from None
+        finally:
+            for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm")):
+                leftover.unlink(missing_ok=True)
+        head = Head(head.seq, head.hash, self._ledger_id)
+        HeadFile(target).write(head)
+        return head
+
+    def _note_head(self, head: Head) -> None:
+        """Keep the durable head beside the file, at most once a second."""
+        if self._head_file is not None and self._head_file.due():
+            # The events are stored: trouble with this file must not look like a failed append.
+            with suppress(OSError):
+                self._keep_head(head)
+
+    def _keep_head(self, head: Head | None = None) -> None:
+        assert self._head_file is not None
+        head = head or self._store.head()
+        if isinstance(self._store, SQLiteStore):
+            self._store.sync()
+        self._head_file.write(Head(head.seq, head.hash, self._ledger_id))
+
+    def _check_writable(self) -> None:
+        where = self._path or "the ledger"
+        if self._closed:
+            raise Closed(f"{where} was closed", "open it again")
+        if os.getpid() != self._pid:  # another thread's lead may have been copied with its locks
+            raise Closed(f"{where} was opened before a fork", "open the ledger again in the child process")
+        if self._read_only:
+            raise Unavailable(str(self._path), "was opened read-only", "open it without read_only to append")
+
+    def close(self) -> None:
+        """Keep the head, fold the log into the file, release everything. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._head_file is not None:
+                self._keep_head()
+        except Closed:
+            pass  # carried across a fork: the head is the parent's to keep
+        finally:
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_chunk(chunk: int) -> None:
+    """Refuse a chunk size of `append_many` that would append nothing."""
+    if chunk < 1:
+        raise InvalidEvent("chunk", f"{chunk!r} is no chunk size", "give at least 1")

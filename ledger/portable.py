@@ -1,0 +1,142 @@
+"""Export and import: a log as JSON lines, one object an event with every column.
+
+`docs/format.md` defines the line. Bodies and meta travel as text inside a JSON string, so that
+their bytes survive any JSON tool and every hash can be derived again from the line alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from . import verify
+from .errors import BadLine, MalformedEvent, Unavailable
+from .event import Head, Row
+from .headfile import HeadFile, head_path
+from .sqlite import SQLiteStore
+
+CHUNK_EVENTS: Final = 1000
+CHUNK_BYTES: Final = 4 << 20
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """An event as a line; hashes and salt in lower-case hex."""
+
+    seq: int
+    at: int
+    kind: str
+    stream: str
+    key: str | None
+    meta: str | None
+    salt: str | None
+    body: str | None
+    body_hash: str
+    prev_hash: str
+    hash: str
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+def export_line(row: Row) -> bytes:
+    """The line of a row, without its newline. Raises MalformedEvent for a body that is no text."""
+    try:
+        return _encode(
+            _Line(
+                row.seq,
+                row.at,
+                row.kind,
+                row.stream,
+                row.key,
+                None if row.meta is None else row.meta.decode(),
+                None if row.salt is None else row.salt.hex(),
+                None if row.body is None else row.body.decode(),
+                row.body_hash.hex(),
+                row.prev_hash.hex(),
+                row.hash.hex(),
+            )
+        )
+    except (UnicodeDecodeError, AttributeError) as error:
+        raise MalformedEvent(row.seq, str(error)) from None
+
+
+def parse_line(line: bytes, source: str = "export", number: int = 1) -> Row:
+    """The row of a line; the inverse of `export_line`. Raises BadLine."""
+    try:
+        event = _decode(line)
+        return Row(
+            event.seq,
+            event.at,
+            event.kind,
+            event.stream,
+            event.key,
+            None if event.meta is None else event.meta.encode(),
+            None if event.salt is None else bytes.fromhex(event.salt),
+            None if event.body is None else event.body.encode(),
+            bytes.fromhex(event.body_hash),
+            bytes.fromhex(event.prev_hash),
+            bytes.fromhex(event.hash),
+        )
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadLine(source, number, f"no exported event ({error})") from None
+
+
+def import_lines(
+    lines: Iterable[bytes],
+    target: str | os.PathLike[str],
+    *,
+    source: str = "export",
+    expect: Head | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> verify.Report:
+    """Make a ledger at `target` from exported lines, hash for hash, verified while it goes.
+
+    Whole or not at all: when the report is BROKEN, or on any error, there is no ledger at
+    `target`. Raises BadLine, Unavailable (also when `target` exists).
+    """
+    path = Path(target)
+    if path.exists() or head_path(path).exists():
+        raise Unavailable(str(path), "exists already", "name a new file")
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        store = SQLiteStore(temporary)
+        try:
+            walk = verify.Walk(None)
+            walk.run(_stored_once_checked(lines, source, store), progress)
+            report = verify.conclude(store, walk, expect=expect)
+        finally:
+            store.close()
+        if report.head is not None:
+            os.link(temporary, path)  # unlike a rename, never replaces a file made meanwhile
+            HeadFile(path).write(report.head)
+        return report
+    finally:
+        for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm")):
+            leftover.unlink(missing_ok=True)
+
+
+def _stored_once_checked(lines: Iterable[bytes], source: str, store: SQLiteStore) -> Iterator[Row]:
+    """Each row, for the walk to check; when it asks for the next one, the last was sound."""
+    sound: list[Row] = []
+    size = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = parse_line(line, source, number)
+        yield row
+        sound.append(row)
+        size += len(line)
+        if len(sound) == CHUNK_EVENTS or size > CHUNK_BYTES:
+            _store(sound, store)
+            sound, size = [], 0
+    if sound:
+        _store(sound, store)
+
+
+def _store(rows: list[Row], store: SQLiteStore) -> None:
+    store.append(lambda _: rows)

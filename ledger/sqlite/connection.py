@@ -1,0 +1,258 @@
+"""Opening a ledger file: what is refused, which settings are in force, how errors are named."""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import apsw
+
+from ..errors import Conflict, Corrupt, LedgerNotFound, Locked, NewerFormat, NotALedger, Unavailable
+from ..records import FORMAT_VERSION
+
+APPLICATION_ID: Final = 0x54414C59  # "TALY", at offset 68 of the file header
+PAGE_SIZE: Final = 8192
+WAL_AUTOCHECKPOINT_PAGES: Final = 2000
+WRITER_CACHE_KIB: Final = 16_384
+READER_CACHE_KIB: Final = 4_096
+#: SQLite's locks and shared memory do not work reliably across these.
+NETWORK_FILESYSTEMS: Final = frozenset(
+    "nfs nfs4 cifs smb3 smbfs afs coda 9p ceph lustre gfs2 davfs fuse.sshfs fuse.s3fs fuse.gcsfuse".split()
+)
+
+
+class _JitteredWait:
+    """A busy handler that waits a random while, so that no writer starves.
+
+    SQLite's own handler sleeps in lockstep: whoever has waited longest sleeps longest.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = 0.0
+
+    def __call__(self, earlier_calls: int) -> bool:
+        now = time.monotonic()
+        if earlier_calls == 0:
+            self._deadline = now + self._timeout_s
+        elif now >= self._deadline:
+            return False
+        time.sleep(random.uniform(0.0002, 0.004))
+        return True
+
+
+@contextmanager
+def named_errors(path: str | os.PathLike[str], timeout_s: float = 0.0) -> Iterator[None]:
+    """Turn SQLite's errors into StoreErrors that name the file and the remedy."""
+    where = str(path)
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError):
+        raise Locked(where, timeout_s) from None
+    except apsw.NotADBError:
+        raise NotALedger(where, "not a SQLite database", "name a ledger file") from None
+    except (apsw.CorruptError, apsw.FormatError) as error:
+        raise Corrupt(where, str(error)) from error
+    except (apsw.ReadOnlyError, apsw.PermissionsError):
+        raise Unavailable(
+            where, "the file is read-only", "check its permissions and its directory's"
+        ) from None
+    except apsw.FullError:
+        raise Unavailable(
+            where, "the disk is full; nothing was stored", "free some space and try again"
+        ) from None
+    except apsw.CantOpenError:
+        raise Unavailable(
+            where, "cannot open the file", "check that its directory exists and may be written"
+        ) from None
+    except apsw.IOError as error:
+        raise Unavailable(
+            where, f"input/output error ({error})", "check the disk and `tally doctor`"
+        ) from error
+    except apsw.ConstraintError as error:
+        raise Conflict(f"{where}: {error}; nothing was stored") from error
+    except apsw.Error as error:
+        raise Unavailable(where, f"SQLite says: {error}", "run `tally doctor`") from error
+
+
+@contextmanager
+def immediate(con: apsw.Connection) -> Iterator[None]:
+    """A write transaction that takes the lock first; rolled back on any exception.
+
+    Under `synchronous=FULL` the rows are on disk when this returns: a crash before the
+    COMMIT leaves none of them, a crash after it leaves all.
+    """
+    con.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        con.execute("COMMIT")
+    except BaseException:
+        if con.in_transaction:
+            con.execute("ROLLBACK")
+        raise
+
+
+def check_place(path: Path) -> None:
+    """Refuse what cannot be a ledger's place: a directory, a device, a network file system."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise Unavailable(str(path), f"cannot look at it ({error.strerror})", "check the path") from None
+    else:
+        if stat.S_ISDIR(mode):
+            raise NotALedger(str(path), "is a directory", "name a file inside it")
+        if not stat.S_ISREG(mode):
+            raise NotALedger(str(path), "is no regular file", "name a ledger file")
+    found = filesystem_type(path)
+    if found in NETWORK_FILESYSTEMS:
+        raise Unavailable(
+            str(path),
+            f"is on a network file system ({found}), where SQLite's locks cannot be trusted",
+            "keep the ledger on a local disk and copy backups to the network",
+        )
+
+
+def filesystem_type(path: Path) -> str | None:
+    """The type of the file system that holds the path, where /proc tells; else None."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    target = os.path.realpath(path)
+    best, found = "", None
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, found = point, fields[2]
+    return found
+
+
+def connect_writer(path: Path, *, create: bool, synchronous: str, timeout_s: float) -> apsw.Connection:
+    """A connection that may write; makes the schema in an empty or missing file if `create`.
+
+    Nothing is changed in a file that is not a ledger.
+    """
+    check_place(path)
+    if not create and not path.exists():
+        raise LedgerNotFound(str(path))
+    if path.exists() and not os.access(path, os.W_OK):
+        raise Unavailable(
+            str(path), "the file is read-only", "check its permissions, or open it with read_only=True"
+        )
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    with named_errors(path, timeout_s):
+        con = apsw.Connection(str(path), flags=flags)
+        try:
+            con.set_busy_handler(_JitteredWait(timeout_s))
+            fresh = _is_empty(con)
+            if not fresh:
+                check_identity(con, path)
+            elif not create:
+                raise NotALedger(str(path), "is empty", "create a ledger with `tally init`")
+            else:
+                con.execute(f"PRAGMA page_size={PAGE_SIZE}")
+            con.execute("PRAGMA journal_mode=WAL")
+            _settle(con, WRITER_CACHE_KIB)
+            con.execute(f"PRAGMA synchronous={synchronous}")
+            con.execute(f"PRAGMA wal_autocheckpoint={WAL_AUTOCHECKPOINT_PAGES}")
+            con.execute("PRAGMA secure_delete=ON")
+            if fresh:
+                _create_schema(con)
+        except BaseException:
+            con.close()
+            raise
+    return con
+
+
+def connect_reader(path: Path, *, timeout_s: float) -> apsw.Connection:
+    """A connection that cannot write the ledger."""
+    check_place(path)
+    if not path.exists():
+        raise LedgerNotFound(str(path))
+    with named_errors(path, timeout_s):
+        try:
+            con = _reader(str(path), apsw.SQLITE_OPEN_READONLY, timeout_s)
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            # A WAL database wants its -shm file, and the directory may not be written. Without
+            # a log beside it the file is complete, and can be read as it lies.
+            wal = Path(f"{path}-wal")
+            if os.access(path.parent, os.W_OK) or not os.access(path, os.R_OK):
+                raise
+            if wal.exists() and wal.stat().st_size:
+                raise Unavailable(
+                    str(path),
+                    "its directory is read-only and its write-ahead log is not empty",
+                    "copy the file and its -wal to a writable directory, and read the copy",
+                ) from None
+            uri = f"file:{quote(os.path.abspath(path))}?immutable=1"
+            con = _reader(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, timeout_s)
+        try:
+            if _is_empty(con):
+                raise NotALedger(str(path), "is empty", "create a ledger with `tally init`")
+            check_identity(con, path)
+        except BaseException:
+            con.close()
+            raise
+    return con
+
+
+def _reader(name: str, flags: int, timeout_s: float) -> apsw.Connection:
+    con = apsw.Connection(name, flags=flags)
+    try:
+        con.set_busy_handler(_JitteredWait(timeout_s))
+        con.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        _settle(con, READER_CACHE_KIB)
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def _settle(con: apsw.Connection, cache_kib: int) -> None:
+    """Settings of every connection: trust nothing in the file, spill nothing beside it."""
+    con.execute("PRAGMA trusted_schema=OFF")
+    con.execute("PRAGMA temp_store=MEMORY")
+    con.execute(f"PRAGMA cache_size=-{cache_kib}")
+    con.execute("PRAGMA cell_size_check=ON")
+
+
+def _is_empty(con: apsw.Connection) -> bool:
+    return bool(con.execute("SELECT count(*) = 0 FROM sqlite_schema").get)
+
+
+def check_identity(con: apsw.Connection, path: str | os.PathLike[str]) -> None:
+    """Refuse a database that is no ledger, or one of a newer format."""
+    application_id, version = con.pragma("application_id"), con.pragma("user_version")
+    if application_id != APPLICATION_ID:
+        raise NotALedger(str(path), "is a SQLite database but no Tallystick ledger", "name a ledger file")
+    if version > FORMAT_VERSION:
+        raise NewerFormat(str(path), version, FORMAT_VERSION)
+    seq = con.execute("SELECT type, pk FROM pragma_table_info('events') WHERE name = 'seq'").fetchall()
+    table = con.execute("SELECT type FROM sqlite_schema WHERE name = 'events'").get
+    if version < 1 or table != "table" or seq != [("INTEGER", 1)]:
+        raise NotALedger(
+            str(path), "bears a ledger's mark but its events table is not a ledger's", "restore a backup"
+        )
+
+
+def _create_schema(con: apsw.Connection) -> None:
+    with immediate(con):
+        if not _is_empty(con):  # another process was first
+            return
+        con.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+        con.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        con.execute(f"PRAGMA user_version={FORMAT_VERSION}")

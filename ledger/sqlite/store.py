@@ -1,0 +1,374 @@
+"""Rows in one SQLite file.
+
+One connection writes, guarded by a lock; reads borrow connections from a pool and read in
+pages, so that a slow consumer never holds a transaction open and the write-ahead log can
+always be checkpointed.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from ..chain import NO_HASH
+from ..errors import Closed, Corrupt, OutcomeUnknown, TracesRemain, Unavailable
+from ..event import COLUMNS, Head, Row
+from ..store import Build
+from .connection import connect_reader, connect_writer, immediate, named_errors
+
+_SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
+_INSERT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_HEAD: Final = "SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1"
+_TEXT_AS_BYTES: Final = ", ".join(
+    f"CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in COLUMNS
+)
+PAGE_ROWS: Final = 1000
+_INT64_MAX: Final = (1 << 63) - 1
+PAGE_BYTES: Final = 4 << 20
+
+
+class Durability(enum.Enum):
+    """What an acknowledged append survives."""
+
+    #: A power cut (`synchronous=FULL`): every commit is on disk before it is acknowledged.
+    POWER = "FULL"
+    #: A crash of the process (`synchronous=NORMAL`); a power cut can roll back the last commits.
+    PROCESS = "NORMAL"
+
+
+class SQLiteStore:
+    """The store on one local SQLite file. Safe to share between threads, not across a fork."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        durability: Durability = Durability.POWER,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self.path = Path(path)
+        self.read_only = read_only
+        self.durability = durability
+        self._timeout_s = timeout_s
+        self._pid = os.getpid()
+        self._closed = False
+        self._write_lock = threading.Lock()
+        self._building_thread: int | None = None
+        self._idle_readers: list[apsw.Connection] = []
+        self._writer: apsw.Connection | None = None
+        if read_only:
+            self._idle_readers.append(connect_reader(self.path, timeout_s=timeout_s))
+        else:
+            self._writer = connect_writer(
+                self.path, create=create, synchronous=durability.value, timeout_s=timeout_s
+            )
+
+    # -- writing -----------------------------------------------------------------------
+
+    def append(self, build: Build) -> Head:
+        """See Store.append. `build` runs once, under the write lock."""
+        with self._writing() as con:
+            head = self._head(con)
+            rows = self._built(build, head)
+            if rows:
+                con.executemany(_INSERT, rows)
+                head = Head(rows[-1].seq, rows[-1].hash)
+        # Durable from here on (Durability.POWER): the commit's frames are synced to the log.
+        return head
+
+    def erase(self, seqs: Sequence[int], build: Build) -> Head:
+        """See Store.erase. With no rows built, only the scrubbing is done again."""
+        with self._writing() as con:
+            head = self._head(con)
+            rows = self._built(build, head)
+            if rows:
+                con.executemany(_INSERT, rows)
+                con.executemany(
+                    "UPDATE events SET body = NULL, salt = NULL WHERE seq = ?", [(s,) for s in seqs]
+                )
+                head = Head(rows[-1].seq, rows[-1].hash)
+        self._scrub(seqs)
+        return head
+
+    def _scrub(self, seqs: Sequence[int]) -> None:
+        """Leave no old page behind: fold the log into the file, then cut it to nothing.
+
+        secure_delete has overwritten the freed bytes in the new pages; the old ones are in
+        the log only, or are replaced in the file by the checkpoint.
+        """
+        assert self._writer is not None
+        with self._write_lock, named_errors(self.path, self._timeout_s):
+            try:
+                busy, _, _ = next(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
+            except (apsw.BusyError, apsw.LockedError):
+                busy = 1
+        if busy:
+            raise TracesRemain(str(self.path), tuple(seqs))
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        """The write lock and a transaction; what an error at commit means is named here."""
+        self._check_usable()
+        if self._writer is None:
+            raise Unavailable(str(self.path), "was opened read-only", "open it without read_only to append")
+        con = self._writer
+        with self._write_lock, named_errors(self.path, self._timeout_s):
+            committing = False
+            try:
+                with immediate(con):
+                    yield con
+                    committing = True
+            except (apsw.IOError, apsw.FullError) as error:
+                if committing:
+                    raise OutcomeUnknown(f"{self.path}: the commit failed ({error})") from error
+                raise
+
+    def _built(self, build: Build, head: Head) -> Sequence[Row]:
+        self._building_thread = threading.get_ident()
+        try:
+            return build(head)
+        finally:
+            self._building_thread = None
+
+    # -- reading -----------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """See Store.head."""
+        with self._reading() as con:
+            return self._head(con)
+
+    @staticmethod
+    def _head(con: apsw.Connection) -> Head:
+        row = con.execute(_HEAD).fetchone()
+        return Head(0, NO_HASH) if row is None else Head(*row)
+
+    def find_key(self, key: str) -> Row | None:
+        """See Store.find_key."""
+        with self._reading() as con:
+            row = con.execute(f"{_SELECT} WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Row._make(row)
+
+    def stream_head(self, stream: str) -> int:
+        """See Store.stream_head."""
+        with self._reading() as con:
+            return con.execute("SELECT max(seq) FROM events WHERE stream = ?", (stream,)).get or 0
+
+    def read(
+        self,
+        after: int = 0,
+        *,
+        before: int | None = None,
+        stream: str | None = None,
+        kinds: Sequence[str] | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[Row]:
+        """See Store.read."""
+        where, fixed = [], []
+        if stream is not None:
+            where.append("stream = ?")
+            fixed.append(stream)
+        if kinds is not None:
+            where.append("(" + " OR ".join(["kind GLOB ?"] * len(kinds)) + ")" if kinds else "0")
+            fixed.extend(kinds)
+        order = "DESC" if reverse else "ASC"
+        sql = (
+            " AND ".join([f"{_SELECT} WHERE seq > ? AND seq < ?", *where]) + f" ORDER BY seq {order} LIMIT ?"
+        )
+        low, high = _int64(after), _INT64_MAX if before is None else _int64(before)
+        left = -1 if limit is None else max(limit, 0)
+        while left != 0:
+            try:
+                page, complete = self._page(sql, (low, high, *fixed, left))
+            except UnicodeDecodeError as error:
+                raise Corrupt(str(self.path), f"text that is not UTF-8: {error.reason}") from None
+            for row in page:
+                yield Row._make(row)
+            if complete:
+                return
+            left -= len(page) if left > 0 else 0
+            if reverse:
+                high = page[-1][0]
+            else:
+                low = page[-1][0]
+
+    def read_raw(self, after: int | None = None, before: int | None = None) -> Iterator[Sequence[Any]]:
+        """See Store.read_raw. Text that is not UTF-8 comes as bytes. Raises Corrupt."""
+        low = -_INT64_MAX - 1 if after is None else _int64(after)
+        high = _INT64_MAX if before is None else _int64(before)
+        sql = f"{_SELECT} WHERE seq > ? AND seq < ? ORDER BY seq"
+        while True:
+            try:
+                page, complete = self._page(sql, (low, high))
+            except UnicodeDecodeError:
+                # Rare enough to read this page a row at a time, text as bytes.
+                page, complete = self._page_of_bytes(low, high)
+            yield from page
+            if complete:
+                return
+            low = page[-1][0]
+
+    def _page(self, sql: str, bindings: tuple[Any, ...]) -> tuple[list[tuple[Any, ...]], bool]:
+        """Up to a page of rows, and whether the statement had no more."""
+        page: list[tuple[Any, ...]] = []
+        size = 0
+        with self._reading() as con:
+            cursor = con.cursor()
+            try:
+                for row in cursor.execute(sql, bindings):
+                    page.append(row)
+                    body = row[7]
+                    size += len(body) if isinstance(body, (bytes, str)) else 0
+                    if len(page) == PAGE_ROWS or size > PAGE_BYTES:
+                        return page, False
+            except apsw.CorruptError:
+                if not page:
+                    raise
+                return page, False  # the next page starts at the damage and raises
+            finally:
+                cursor.close(True)
+        return page, True
+
+    def _page_of_bytes(self, low: int, high: int) -> tuple[list[tuple[Any, ...]], bool]:
+        sql = f"SELECT {_TEXT_AS_BYTES} FROM events WHERE seq > ? AND seq < ? ORDER BY seq"
+        page, complete = self._page(sql, (low, high))
+        return [tuple(map(_as_text, COLUMNS, row)) for row in page], complete
+
+    @contextmanager
+    def _reading(self) -> Iterator[apsw.Connection]:
+        """A connection to read with: the writer's inside `build`, else one from the pool."""
+        self._check_usable()
+        if self._building_thread == threading.get_ident():
+            assert self._writer is not None
+            yield self._writer
+            return
+        try:
+            con = self._idle_readers.pop()
+        except IndexError:
+            con = connect_reader(self.path, timeout_s=self._timeout_s)
+        try:
+            with named_errors(self.path, self._timeout_s):
+                yield con
+        except BaseException:
+            con.close()  # it may have cached a damaged page
+            raise
+        else:
+            self._give_back(con)
+
+    def _give_back(self, con: apsw.Connection) -> None:
+        if self._closed:
+            con.close()
+        else:
+            self._idle_readers.append(con)
+
+    # -- the file ----------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """See Store.summary."""
+        with self._reading() as con:
+            kinds: list[Any] = con.execute(
+                "SELECT kind, count(*) FROM events GROUP BY kind ORDER BY 2 DESC, 1"
+            ).fetchall()
+            streams = con.execute("SELECT count(DISTINCT stream) FROM events").get
+            sizes: list[Any] = con.execute(
+                "SELECT count(*), count(body), coalesce(sum(length(body)), 0),"
+                " coalesce(max(length(body)), 0), min(at), max(at) FROM events"
+            ).fetchall()
+        events, bodies, body_bytes, largest, first_at, last_at = sizes[0]
+        return {
+            "events": events,
+            "streams": streams,
+            "erased": events - bodies,
+            "body_bytes": body_bytes,
+            "largest_body_bytes": largest,
+            "first_at": first_at,
+            "last_at": last_at,
+            "kinds": dict(kinds),
+            "file_bytes": _size(self.path),
+            "wal_bytes": _size(Path(f"{self.path}-wal")),
+        }
+
+    def copy_to(self, path: Path) -> None:
+        """Write a consistent, compact copy of the file as of now; writers go on meanwhile.
+
+        The path must not exist. The copy is durable when this returns.
+        """
+        with self._reading() as con:
+            con.execute("VACUUM INTO ?", (str(path),))
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+    def sync(self) -> None:
+        """Make everything acknowledged so far durable against a power cut."""
+        if self.durability is Durability.POWER or self.read_only:
+            return
+        try:
+            fd = os.open(f"{self.path}-wal", os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def engine(self) -> dict[str, Any]:
+        """See Store.engine."""
+        with self._reading() as con:
+            pragmas = {name: con.pragma(name) for name in ("journal_mode", "page_size")}
+        if self._writer is not None:
+            pragmas |= {
+                name: self._writer.pragma(name)
+                for name in ("synchronous", "secure_delete", "wal_autocheckpoint")
+            }
+        return {"name": "sqlite", "version": apsw.sqlite_lib_version(), "pragmas": pragmas}
+
+    def close(self) -> None:
+        """See Store.close. The last connection to close folds the log into the file."""
+        if self._closed:
+            return
+        self._closed = True
+        if os.getpid() != self._pid:
+            return  # the parent's connections: closing them here could drop what it relies on
+        with self._write_lock:
+            while self._idle_readers:
+                self._idle_readers.pop().close()
+            if self._writer is not None:
+                self._writer.close()
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise Closed(f"{self.path} was closed", "open it again")
+        if os.getpid() != self._pid:
+            raise Closed(
+                f"{self.path} was opened before a fork", "open the ledger again in the child process"
+            )
+
+
+def _int64(seq: int) -> int:
+    """A bound that SQLite can hold; no row lies beyond it."""
+    return min(max(seq, -_INT64_MAX - 1), _INT64_MAX)
+
+
+def _as_text(column: str, value: Any) -> Any:
+    if column in ("kind", "stream", "key") and isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    return value
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,151 @@
+"""Tallystick: a tamper-evident, replayable event ledger.
+
+The names in `__all__` are the public API. Each loads its module on first use, so that
+`import tallystick` costs next to nothing. A new name goes in three places here, which a
+test holds together: the imports that type checkers read, `__all__`, and `_EXPORTS`.
+"""
+
+from importlib import import_module
+
+TYPE_CHECKING = False  # known to type checkers by its name; loading `typing` for it would cost the most here
+
+if TYPE_CHECKING:
+    from tallystick._version import __version__
+    from tallystick.ledger.aio import AsyncLedger
+    from tallystick.ledger.errors import (
+        BadHead,
+        BadLine,
+        BodyTooLarge,
+        Closed,
+        Conflict,
+        Corrupt,
+        InvalidEvent,
+        KeyConflict,
+        LedgerNotFound,
+        Locked,
+        MalformedEvent,
+        NewerFormat,
+        NoSuchEvent,
+        NotALedger,
+        NotCanonical,
+        NotErasable,
+        OutcomeUnknown,
+        PositionConflict,
+        ReservedKind,
+        StoreError,
+        TailLost,
+        TallyError,
+        TracesRemain,
+        Unavailable,
+    )
+    from tallystick.ledger.event import Event, Head, NewEvent, Receipt, Row
+    from tallystick.ledger.ledger import Ledger
+    from tallystick.ledger.memory import MemoryStore
+    from tallystick.ledger.portable import import_lines
+    from tallystick.ledger.sqlite.store import Durability, SQLiteStore
+    from tallystick.ledger.store import Store
+    from tallystick.ledger.verify import Finding, Problem, Report, Verdict
+
+__all__ = [
+    "AsyncLedger",
+    "BadHead",
+    "BadLine",
+    "BodyTooLarge",
+    "Closed",
+    "Conflict",
+    "Corrupt",
+    "Durability",
+    "Event",
+    "Finding",
+    "Head",
+    "InvalidEvent",
+    "KeyConflict",
+    "Ledger",
+    "LedgerNotFound",
+    "Locked",
+    "MalformedEvent",
+    "MemoryStore",
+    "NewEvent",
+    "NewerFormat",
+    "NoSuchEvent",
+    "NotALedger",
+    "NotCanonical",
+    "NotErasable",
+    "OutcomeUnknown",
+    "PositionConflict",
+    "Problem",
+    "Receipt",
+    "Report",
+    "ReservedKind",
+    "Row",
+    "SQLiteStore",
+    "Store",
+    "StoreError",
+    "TailLost",
+    "TallyError",
+    "TracesRemain",
+    "Unavailable",
+    "Verdict",
+    "__version__",
+    "import_lines",
+]
+
+# Public name -> the module that defines it.
+_EXPORTS: dict[str, str] = {
+    "__version__": "tallystick._version",
+    "AsyncLedger": "tallystick.ledger.aio",
+    "BadHead": "tallystick.ledger.errors",
+    "BadLine": "tallystick.ledger.errors",
+    "BodyTooLarge": "tallystick.ledger.errors",
+    "Closed": "tallystick.ledger.errors",
+    "Conflict": "tallystick.ledger.errors",
+    "Corrupt": "tallystick.ledger.errors",
+    "InvalidEvent": "tallystick.ledger.errors",
+    "KeyConflict": "tallystick.ledger.errors",
+    "LedgerNotFound": "tallystick.ledger.errors",
+    "Locked": "tallystick.ledger.errors",
+    "MalformedEvent": "tallystick.ledger.errors",
+    "NewerFormat": "tallystick.ledger.errors",
+    "NoSuchEvent": "tallystick.ledger.errors",
+    "NotALedger": "tallystick.ledger.errors",
+    "NotCanonical": "tallystick.ledger.errors",
+    "NotErasable": "tallystick.ledger.errors",
+    "OutcomeUnknown": "tallystick.ledger.errors",
+    "PositionConflict": "tallystick.ledger.errors",
+    "ReservedKind": "tallystick.ledger.errors",
+    "StoreError": "tallystick.ledger.errors",
+    "TailLost": "tallystick.ledger.errors",
+    "TallyError": "tallystick.ledger.errors",
+    "TracesRemain": "tallystick.ledger.errors",
+    "Unavailable": "tallystick.ledger.errors",
+    "Event": "tallystick.ledger.event",
+    "Head": "tallystick.ledger.event",
+    "NewEvent": "tallystick.ledger.event",
+    "Receipt": "tallystick.ledger.event",
+    "Row": "tallystick.ledger.event",
+    "Ledger": "tallystick.ledger.ledger",
+    "MemoryStore": "tallystick.ledger.memory",
+    "Durability": "tallystick.ledger.sqlite.store",
+    "SQLiteStore": "tallystick.ledger.sqlite.store",
+    "import_lines": "tallystick.ledger.portable",
+    "Store": "tallystick.ledger.store",
+    "Finding": "tallystick.ledger.verify",
+    "Problem": "tallystick.ledger.verify",
+    "Report": "tallystick.ledger.verify",
+    "Verdict": "tallystick.ledger.verify",
+}
+
+# Hidden from type checkers, to which a module with `__getattr__` has every name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        module = _EXPORTS.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(module), name)
+        globals()[name] = value  # the next use finds it without coming here
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
