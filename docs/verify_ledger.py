@@ -1,0 +1,399 @@
+"""A second verifier for Tallystick ledgers, written from docs/format.md alone.
+
+It shares no code with the package, so that the two can contradict each other. It takes a
+ledger (SQLite) or an export (JSON lines, also gzip or on standard input) and prints one line:
+
+    VERIFIED 12 events, head tally1:…      every hash follows and --expect names the last event
+    UNANCHORED 12 events, head tally1:…    every hash follows; nothing outside vouches for the end
+    BROKEN seq 5: edited: …                the first finding
+
+Exit status: 0 VERIFIED or UNANCHORED, 1 BROKEN, 2 usage, 3 could not look. Needs Python 3.11
+and the package ``blake3``. Section numbers refer to docs/format.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import os
+import re
+import sqlite3
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+EVENT_TAG = b"tally.event.v1\x00"  # section 4
+GENESIS_TAG = b"tally.genesis.v1\x00"  # section 4
+FORMAT = 1  # section 5
+KIND = re.compile(rb"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")  # section 2
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # section 2
+SURROGATE = re.compile("[\ud800-\udfff]")
+LOWER_HEX = re.compile(r"([0-9a-f]{2})*")  # section 7
+HEAD = re.compile(r"(?:tally1:([0-9a-f]{32}):)?([1-9][0-9]{0,18}):([0-9a-f]{64})")  # section 6
+REORDER_DISTANCE_MAX = 100_000  # section 8, step 4
+LINE_BYTES_MAX = 1 << 30
+SQLITE_MAGIC = b"SQLite format 3\x00"
+
+
+class Malformed(Exception):
+    """What was read is no row of this format; reported at the seq that was due."""
+
+
+class CannotLook(Exception):
+    """The log could not be examined: never a pass, and no finding either."""
+
+
+class Finding(Exception):
+    """The first thing wrong with the log: one of the seven words of section 8, at a seq."""
+
+    def __init__(self, seq: int, word: str, detail: str) -> None:
+        super().__init__(f"seq {seq}: {word}: {detail}")
+        self.seq, self.word, self.detail = seq, word, detail
+
+
+class Text(bytes):
+    """The bytes of a text column, as told from those of a blob."""
+
+
+class Row(NamedTuple):
+    seq: int
+    at: int
+    kind: bytes
+    stream: bytes
+    key: bytes | None
+    meta: bytes | None
+    salt: bytes | None
+    body: bytes | None
+    body_hash: bytes
+    prev_hash: bytes
+    hash: bytes
+
+
+class Anchor(NamedTuple):
+    """A head that this log should contain, and where that claim comes from."""
+
+    source: str
+    ledger_id: bytes | None
+    seq: int
+    hash: bytes
+
+
+@dataclass
+class Log:
+    """What the walk remembers: constant, but for the erased rows and their records."""
+
+    watched: frozenset[int]  # the seqs that anchors name
+    ledger_id: bytes = b""
+    last: int = 0
+    last_hash: bytes = b""
+    seen: dict[int, bytes] = field(default_factory=dict)  # hashes at the watched seqs
+    erased: dict[int, bytes] = field(default_factory=dict)  # seq -> body_hash
+    flawed: dict[int, str] = field(default_factory=dict)  # erased, but not as it should be
+    recorded: set[int] = field(default_factory=set)  # erased, and a later event says so
+    present: set[int] = field(default_factory=set)  # a record says erased, but the body is there
+
+
+def lp(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def event_hash(row: Row, seq: int, prev_hash: bytes) -> bytes:
+    """Section 4: the hash that this row has if it is event `seq` and follows `prev_hash`."""
+    numbers = seq.to_bytes(8, "big") + row.at.to_bytes(8, "big", signed=True)
+    texts = lp(row.kind) + lp(row.stream) + lp(row.key or b"") + lp(row.meta or b"")
+    return blake3(EVENT_TAG + prev_hash + numbers + row.body_hash + texts).digest()
+
+
+def integer(name: str, value: object) -> int:
+    if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
+        raise Malformed(f"{name} is not a 64-bit integer")
+    return value
+
+
+def text(name: str, value: object, bytes_max: int) -> bytes:
+    if not isinstance(value, Text):
+        raise Malformed(f"{name} is not text")
+    if not 1 <= len(value) <= bytes_max:
+        raise Malformed(f"{name} has {len(value)} bytes, not 1 to {bytes_max}")
+    try:
+        if CONTROL.search(value.decode("utf-8")):
+            raise Malformed(f"{name} has a control character")
+    except UnicodeDecodeError:
+        raise Malformed(f"{name} is not UTF-8") from None
+    return value
+
+
+def blob(name: str, value: object, length: int | None = None) -> bytes:
+    """Bytes of exactly `length`, or of any length but 0."""
+    if not isinstance(value, bytes) or isinstance(value, Text):
+        raise Malformed(f"{name} is not a blob")
+    if len(value) != (length or len(value)) or not value:
+        raise Malformed(f"{name} has {len(value)} bytes, not {length or '1 or more'}")
+    return value
+
+
+def check_columns(values: Sequence[object]) -> Row:
+    seq, at, kind, stream, key, meta, salt, body, body_hash, prev_hash, own_hash = values
+    row = Row(
+        integer("seq", seq),
+        integer("at", at),
+        text("kind", kind, 128),
+        text("stream", stream, 512),
+        None if key is None else text("key", key, 512),
+        None if meta is None else blob("meta", meta),
+        None if salt is None else blob("salt", salt, 16),
+        None if body is None else blob("body", body),
+        blob("body_hash", body_hash, 32),
+        blob("prev_hash", prev_hash, 32),
+        blob("hash", own_hash, 32),
+    )
+    if not KIND.fullmatch(row.kind):
+        raise Malformed("kind is not words of a-z, 0-9 and _ joined by dots")
+    if row.body is not None and row.salt is None:
+        raise Malformed("the body is there but its salt is not")
+    return row
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name comes twice")
+    return dict(pairs)
+
+
+def json_object(data: bytes, what: str) -> dict[str, object]:
+    try:  # int() refuses the NaN and Infinity that Python's reader would let through
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=int)
+    except (ValueError, RecursionError) as err:
+        raise Malformed(f"{what} is not readable JSON: {err}") from None
+    if not isinstance(value, dict):
+        raise Malformed(f"{what} is not a JSON object")
+    return value
+
+
+def unhex(name: str, value: object) -> bytes:
+    if not isinstance(value, str) or not LOWER_HEX.fullmatch(value):
+        raise Malformed(f"{name} is not lower-case hex")
+    return bytes.fromhex(value)
+
+
+def read_created(row: Row) -> bytes:
+    """The ledger id that event 1 names."""
+    if row.kind != b"ledger.created" or row.body is None:
+        raise Malformed("event 1 is not ledger.created with its body")
+    body = json_object(row.body, "the body of event 1")
+    ledger_id = blob("ledger_id", unhex("ledger_id", body.get("ledger_id")), 16)
+    version = integer("format", body.get("format"))
+    if version != FORMAT:
+        raise CannotLook(f"the ledger says format {version}; this verifier knows format {FORMAT}")
+    return ledger_id
+
+
+def check_hashes(row: Row, previous: bytes) -> None:
+    """Steps 3 and 4: the body, then the row and its link."""
+    n = row.seq
+    if row.body is not None and blake3((row.salt or b"") + row.body).digest() != row.body_hash:
+        raise Finding(n, "edited", "the body does not match body_hash")
+    if event_hash(row, n, row.prev_hash) == row.hash:
+        if row.prev_hash != previous:
+            raise Finding(n, "link broken", "the row is whole, but it follows another one")
+        return
+    if event_hash(row, n, previous) == row.hash:
+        raise Finding(n, "link broken", "the row is whole, but its prev_hash was altered")
+    for distance in range(1, REORDER_DISTANCE_MAX + 1):
+        for k in (n - distance, n + distance):
+            if k >= 1 and event_hash(row, k, row.prev_hash) == row.hash:
+                raise Finding(n, "reordered", f"the row that stands here is event {k}")
+    raise Finding(n, "edited", "the row does not match its hash")
+
+
+def note_erasure(log: Log, row: Row) -> None:
+    """Step 5: remember an erased row, or the one that a record names."""
+    if row.body is None:
+        log.erased[row.seq] = row.body_hash
+        if row.salt is not None:
+            log.flawed[row.seq] = "the body is erased but its salt is still there"
+        elif row.kind.startswith(b"ledger."):
+            log.flawed[row.seq] = "the body of a ledger event is never erased"
+    elif row.kind == b"ledger.body_erased":
+        body = json_object(row.body, "the body of the erasure record")
+        named = integer("seq in the erasure record", body.get("seq"))
+        body_hash = blob("body_hash", unhex("body_hash in the erasure record", body.get("body_hash")), 32)
+        if not 1 <= named < row.seq:
+            raise Malformed("the erasure record does not name an earlier event")
+        if named not in log.erased:
+            log.present.add(named)
+        elif log.erased[named] == body_hash:
+            log.recorded.add(named)
+
+
+def check_erasures(log: Log) -> None:
+    """What only the end of the log can tell; the lowest seq is reported."""
+    why = "the body is gone and no later record says so"
+    found = [(seq, "erased without record", why) for seq in log.erased.keys() - log.recorded]
+    found += [(seq, "malformed", why) for seq, why in log.flawed.items() if seq in log.recorded]
+    found += [(seq, "malformed", "a record says erased, but the body is there") for seq in log.present]
+    if found:
+        raise Finding(*min(found))
+
+
+def walk(rows: Iterator[Sequence[object]], watched: frozenset[int]) -> Log:
+    """Check every row in order; the first finding is raised."""
+    log = Log(watched)
+    try:
+        for values in rows:
+            n = log.last + 1
+            row = check_columns(values)
+            if row.seq < n:
+                raise Malformed(f"a row with seq {row.seq} stands where seq {n} is due")
+            if row.seq > n:
+                raise Finding(n, "gap", f"the next row is event {row.seq}")
+            if n == 1:
+                log.ledger_id = read_created(row)
+                log.last_hash = blake3(GENESIS_TAG + log.ledger_id).digest()
+            check_hashes(row, log.last_hash)
+            note_erasure(log, row)
+            log.last, log.last_hash = n, row.hash
+            if n in watched:
+                log.seen[n] = row.hash
+        if not log.last:
+            raise Malformed("there are no events")
+    except Malformed as err:
+        raise Finding(log.last + 1, "malformed", str(err)) from None
+    check_erasures(log)
+    return log
+
+
+def check_anchor(log: Log, anchor: Anchor) -> None:
+    if anchor.ledger_id not in (None, log.ledger_id):
+        raise Finding(1, "edited", f"{anchor.source} names another ledger id")
+    if anchor.seq > log.last:
+        raise Finding(log.last + 1, "truncated", f"{anchor.source} names event {anchor.seq}")
+    if log.seen[anchor.seq] != anchor.hash:
+        rewritten = "every hash follows, but the log was rewritten at or before it"
+        raise Finding(anchor.seq, "edited", f"{rewritten}: {anchor.source} names another hash")
+
+
+def ledger_rows(path: Path) -> Iterator[Sequence[object]]:
+    """Read only. Where SQLite cannot lock (read-only media) it must not try, if no journal lies beside."""
+    file = path.resolve()
+    journal = any(Path(f"{file}{end}").exists() for end in ("-wal", "-journal"))
+    option = "" if journal or os.access(file.parent, os.W_OK) else "&immutable=1"
+    select, opened = f"SELECT {', '.join(Row._fields)} FROM events ORDER BY seq", False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro{option}", uri=True)) as ledger:
+            ledger.text_factory = Text
+            ledger.execute("PRAGMA trusted_schema=OFF")
+            ledger.execute(f"{select} LIMIT 0").fetchall()
+            opened = True
+            yield from ledger.execute(select)
+    except sqlite3.Error as err:
+        if opened and getattr(err, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
+            raise Malformed(f"SQLite cannot read on: {err}") from None
+        raise CannotLook(f"{path}: {err}") from None
+
+
+def export_values(line: bytes) -> list[object]:
+    """The columns of one line of an export (section 7), as a ledger would give them."""
+    found = json_object(line, "the line")
+    if set(found) != set(Row._fields):
+        raise Malformed(f"the line does not have the {len(Row._fields)} names of an event")
+    for name, value in found.items():
+        if value is None or name in ("seq", "at"):
+            continue
+        if name in ("salt", "body_hash", "prev_hash", "hash"):
+            found[name] = unhex(name, value)
+        elif isinstance(value, str) and not SURROGATE.search(value):
+            found[name] = value.encode() if name in ("meta", "body") else Text(value.encode())
+        else:
+            raise Malformed(f"{name} is not a string of Unicode characters")
+    return [found[name] for name in Row._fields]
+
+
+def export_rows(stream: io.BufferedIOBase) -> Iterator[Sequence[object]]:
+    try:
+        while line := stream.readline(LINE_BYTES_MAX):
+            if len(line) == LINE_BYTES_MAX:
+                raise CannotLook(f"a line is longer than {LINE_BYTES_MAX} bytes")
+            yield export_values(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as err:
+        raise Malformed(f"the compressed data cannot be read on: {err}") from None
+
+
+def parse_head(source: str, token: str) -> Anchor:
+    match = HEAD.fullmatch(token)
+    if not match:
+        raise CannotLook(f"{source} holds no head line (tally1:<ledger id>:<seq>:<hash>)")
+    return Anchor(source, bytes.fromhex(match[1] or "") or None, int(match[2]), bytes.fromhex(match[3]))
+
+
+def head_file(path: Path) -> Anchor:
+    with path.open("rb") as stream:
+        return parse_head(str(path), stream.read(1024).decode("utf-8", "replace").removesuffix("\n"))
+
+
+def verify(name: str, expect: Anchor | None) -> Log:
+    """Walk the log, then hold it against its anchors. The head file is read before the log."""
+    anchors = [expect] if expect else []
+    with open(0 if name == "-" else name, "rb", closefd=name != "-") as stream:
+        first = stream.peek(len(SQLITE_MAGIC))
+        if first.startswith(SQLITE_MAGIC) and name != "-":
+            stream.close()  # before SQLite locks the file: closing it later would drop the locks
+            beside = Path(f"{name}.head")
+            anchors += [head_file(beside)] if beside.exists() else []
+            rows = ledger_rows(Path(name))
+        elif first.startswith(b"\x1f"):
+            rows = export_rows(gzip.GzipFile(fileobj=stream))
+        elif not first or first.startswith(b"{"):
+            rows = export_rows(stream)
+        else:
+            raise CannotLook(f"{name}: neither an export nor a ledger in a file")
+        log = walk(rows, frozenset(anchor.seq for anchor in anchors))
+    for anchor in anchors:
+        check_anchor(log, anchor)
+    return log
+
+
+def report(log: Log, anchored: int | None) -> tuple[dict[str, object], str]:
+    verdict = "VERIFIED" if anchored == log.last else "UNANCHORED"
+    head = f"tally1:{log.ledger_id.hex()}:{log.last}:{log.last_hash.hex()}"
+    line = f"{verdict} {log.last} event{'s' if log.last > 1 else ''}, head {head}"
+    if verdict == "UNANCHORED":
+        line += f", anchored up to seq {anchored}" if anchored else ", nothing outside vouches for its end"
+    return {"verdict": verdict, "events": log.last, "head": head, "anchored": anchored}, line
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Verify a Tallystick ledger or an export of one.")
+    parser.add_argument("file", help="a ledger, an export (.jsonl, .jsonl.gz), or - for an export on stdin")
+    parser.add_argument("--expect", metavar="HEAD", help="a head line, <seq>:<hash>, or a file with one")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    given = parser.parse_args()
+    expect: Anchor | None = None
+    try:
+        if given.expect is not None and not HEAD.fullmatch(given.expect):
+            if not Path(given.expect).is_file():
+                parser.error("--expect is neither a head line nor a file that holds one")
+            expect = head_file(Path(given.expect))
+        elif given.expect is not None:
+            expect = parse_head("--expect", given.expect)
+        result, line = report(verify(given.file, expect), expect.seq if expect else None)
+    except Finding as found:
+        line = f"BROKEN {found}"
+        result = {"verdict": "BROKEN", "seq": found.seq, "finding": found.word, "detail": found.detail}
+    except (CannotLook, OSError) as err:
+        print(f"could not look: {err}", file=sys.stderr)
+        return 3
+    print(json.dumps(result) if given.json else line)
+    return 1 if result["verdict"] == "BROKEN" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
