@@ -72,7 +72,8 @@ class Committer:
         self._patience_s = patience_s
         self._mutex = threading.Lock()
         self._queue: deque[Request] = deque()
-        self._led = False
+        #: Who leads, or was told to; None when nothing waits.
+        self._leader: Request | None = None
 
     def submit(self, drafts: Sequence[Draft], expect: tuple[str, int] | None = None) -> list[Receipt]:
         """Commit the drafts together with whatever else is waiting; one receipt a draft.
@@ -81,31 +82,48 @@ class Committer:
         StoreErrors.
         """
         request = _ThreadRequest(drafts, expect)
-        if not self.enqueue(request):
-            request.sleep()
-        if not request.done:
-            self.lead()
+        try:
+            if not self.enqueue(request):
+                request.sleep()
+            if not request.done:
+                self.lead()
+        except BaseException:  # an interrupt of this thread
+            self._withdraw(request)
+            raise
         return request.result()
+
+    def _withdraw(self, request: Request) -> None:
+        """Take a request out of the queue if it waits there still, and hand its lead on."""
+        with self._mutex:
+            if request not in self._queue:
+                return
+            self._queue.remove(request)
+            if self._leader is not request:
+                return
+            successor = self._leader = self._queue[0] if self._queue else None
+        if successor is not None:
+            successor.wake()
 
     def enqueue(self, request: Request) -> bool:
         """Queue a request; true if its caller must lead now, else it will be woken."""
         with self._mutex:
             self._queue.append(request)
-            if self._led:
+            if self._leader is not None:
                 return False
-            self._led = True
+            self._leader = request
             return True
 
     def lead(self) -> None:
         """Commit the head of the queue, wake its callers, hand the lead on."""
-        with self._mutex:
-            group = [self._queue.popleft()]
-            events = len(group[0].drafts)
-            while self._queue and events + len(self._queue[0].drafts) <= GROUP_EVENTS_MAX:
-                group.append(self._queue.popleft())
-                events += len(group[-1].drafts)
         head = None
+        group: list[Request] = []
         try:
+            with self._mutex:
+                group.append(self._queue.popleft())
+                events = len(group[0].drafts)
+                while self._queue and events + len(self._queue[0].drafts) <= GROUP_EVENTS_MAX:
+                    group.append(self._queue.popleft())
+                    events += len(group[-1].drafts)
             head = self._commit(group)
         finally:
             # Even an interrupt in mid-commit must not leave others asleep for ever.
@@ -116,8 +134,7 @@ class Committer:
                     )
                 request.wake()
             with self._mutex:
-                successor = self._queue[0] if self._queue else None
-                self._led = successor is not None
+                successor = self._leader = self._queue[0] if self._queue else None
             if successor is not None:
                 successor.wake()
         if head is not None:
@@ -129,8 +146,11 @@ class Committer:
         try:
             head = self._store.append(placing.build)
         except OutcomeUnknown as unknown:
+            if placing.answered and not placing.rows:  # there was nothing to store
+                placing.succeed()
+                return None
             try:
-                stored = self._ask_until_known(placing.rows)
+                stored = bool(placing.rows) and self._ask_until_known(placing.rows)
             except OutcomeUnknown as error:
                 placing.fail(error)
                 return None
@@ -149,8 +169,6 @@ class Committer:
 
         A row's hash covers random salt, so no other writer can have made the same one.
         """
-        if not rows:
-            return False
         deadline = time.monotonic() + self._patience_s
         pause_s = 0.01
         while True:
@@ -224,6 +242,11 @@ class _Placing:
             actual = self._store.stream_head(stream)
         if actual != expected:
             raise PositionConflict(stream, expected, actual)
+
+    @property
+    def answered(self) -> bool:
+        """Whether `build` ran to its end."""
+        return len(self._outcomes) == len(self._group)
 
     def succeed(self) -> None:
         """Give each request its outcome, now that the rows are stored."""

@@ -5,6 +5,7 @@ Everything here happens before the store is asked for its lock.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from .event import Draft, NewEvent
 DEFAULT_STREAM: Final = "main"
 #: Fields of meta that Tallystick gives a meaning; each a string. Others are the app's own.
 META_FIELDS: Final = ("actor", "correlation", "causation", "traceparent")
+_AT_MIN: Final = -(1 << 63)
 _AT_MAX: Final = (1 << 63) - 1
 _NEW_EVENT_FIELDS: Final = frozenset(NewEvent.__struct_fields__)
 
@@ -31,7 +33,8 @@ def _check_stream(stream: str) -> str:
     return kinds.check_name(stream, "stream")
 
 
-#: The context in force, a (meta, its encoding) for each ledger by id().
+#: The context in force: a (meta, its encoding) for each drafter, by its number.
+_numbers = itertools.count()
 _contexts: ContextVar[Mapping[int, tuple[dict[str, Any], bytes | None]]] = ContextVar("tallystick_context")
 
 
@@ -47,6 +50,7 @@ class Drafter:
         self, clock: Callable[[], int], entropy: Callable[[int], bytes], max_body_bytes: int
     ) -> None:
         self.registry = kinds.Registry()
+        self._number = next(_numbers)
         self._clock = clock
         self._entropy = entropy
         self._max_body_bytes = max_body_bytes
@@ -62,11 +66,18 @@ class Drafter:
             kinds.check_kind(event.kind)
             kinds.check_name(event.stream, "stream")
             raise
-        return self._finish(event.kind, event.body, event.stream, event.key, event.meta, event.at, salt)
+        limit = self._max_body_bytes
+        return self._finish(
+            event.kind, event.body, event.stream, event.key, event.meta, event.at, salt, limit
+        )
 
     def own(self, kind: str, body: Any, stream: str) -> Draft:
-        """The draft of one of Tallystick's own events, in a reserved area."""
-        return self._finish(kinds.check_kind(kind), body, stream, None, None, None, None)
+        """The draft of one of Tallystick's own events, in a reserved area.
+
+        A limit that an app set for its bodies below the default does not hold for these.
+        """
+        limit = max(self._max_body_bytes, canonical.MAX_BYTES)
+        return self._finish(kinds.check_kind(kind), body, stream, None, None, None, None, limit)
 
     def salts(self, count: int) -> Iterator[bytes]:
         """Fresh salts, drawn from the entropy source at once."""
@@ -83,14 +94,15 @@ class Drafter:
         meta: Mapping[str, Any] | None,
         at: int | None,
         salt: bytes | None,
+        max_body_bytes: int,
     ) -> Draft:
-        data = canonical.encode(self.registry.check(kind, body), "body", self._max_body_bytes)
+        data = canonical.encode(self.registry.check(kind, body), "body", max_body_bytes)
         meta_data = self._meta(meta)
         if key is not None:
             kinds.check_name(key, "key")
         if at is None:
             at = self._clock()
-        elif type(at) is not int or not -_AT_MAX <= at <= _AT_MAX:
+        if type(at) is not int or not _AT_MIN <= at <= _AT_MAX:
             raise InvalidEvent(
                 "at", f"{at!r} is no time", "give microseconds since 1970-01-01 UTC as an integer"
             )
@@ -101,12 +113,12 @@ class Drafter:
             if key is None
             else chain.label(kind, stream, key, meta_data)
         )
-        return Draft(kind, stream, key, meta_data, data, chain.body_hash(salt, data), salt, label, at)
+        return Draft(at, kind, stream, key, meta_data, salt, data, chain.body_hash(salt, data), label)
 
     # -- meta and context ----------------------------------------------------------------
 
     def _meta(self, meta: Mapping[str, Any] | None) -> bytes | None:
-        around = _contexts.get({}).get(id(self))
+        around = _contexts.get({}).get(self._number)
         if not meta:
             if meta is not None and not isinstance(meta, Mapping):
                 raise InvalidEvent("meta", f"expected an object, got {type(meta).__name__}")
@@ -124,8 +136,11 @@ class Drafter:
     def context(self, meta: Mapping[str, Any]) -> Iterator[None]:
         """Merge `meta` into the meta of every draft made inside the block, in this task or thread."""
         outer = _contexts.get({})
-        merged = {**outer.get(id(self), ({}, None))[0], **{k: v for k, v in meta.items() if v is not None}}
-        token = _contexts.set({**outer, id(self): (merged, self._encode_meta(merged))})
+        merged = {
+            **outer.get(self._number, ({}, None))[0],
+            **{k: v for k, v in meta.items() if v is not None},
+        }
+        token = _contexts.set({**outer, self._number: (merged, self._encode_meta(merged))})
         try:
             yield
         finally:

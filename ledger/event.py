@@ -77,32 +77,25 @@ COLUMNS: Final = Row._fields
 class Draft(NamedTuple):
     """An event that was checked and encoded, ready to take its place in the chain."""
 
+    at: int
     kind: str
     stream: str
     key: str | None
     meta: bytes | None
+    salt: bytes
     body: bytes
     body_hash: bytes
-    salt: bytes
     label: bytes
-    at: int
 
     def place(self, seq: int, prev_hash: bytes) -> Row:
         """The row of this draft at a place in the chain."""
         digest = event_hash(prev_hash, seq, self.at, self.body_hash, self.label)
-        return Row(
-            seq,
-            self.at,
-            self.kind,
-            self.stream,
-            self.key,
-            self.meta,
-            self.salt,
-            self.body,
-            self.body_hash,
-            prev_hash,
-            digest,
-        )
+        return Row._make((seq, *self[:_COLUMNS_OF_DRAFT], prev_hash, digest))
+
+
+#: A draft begins with the columns of its row that do not depend on its place, in their order.
+_COLUMNS_OF_DRAFT: Final = Draft._fields.index("label")
+assert Row._fields == ("seq", *Draft._fields[:_COLUMNS_OF_DRAFT], "prev_hash", "hash")
 
 
 class NewEvent(msgspec.Struct, kw_only=True):

@@ -69,7 +69,7 @@ class HeadFile:
         if kept is not None and kept.ledger_id == head.ledger_id and kept.seq >= head.seq:
             return
         # A name of the thread's own: others may be keeping a head of this ledger at the same time.
-        temporary = Path(f"{self.path}.{os.getpid()}-{threading.get_ident()}.tmp")
+        temporary = Path(f"{self.path}.{threading.get_ident()}.{os.getpid()}.tmp")
         with temporary.open("w", encoding="ascii") as file:
             file.write(f"{head}\n")
             file.flush()

@@ -450,16 +450,16 @@ class Ledger:
     def _note_head(self, head: Head) -> None:
         """Keep the durable head beside the file, at most once a second."""
         if self._head_file is not None and self._head_file.due():
-            # The events are stored: trouble with this file must not look like a failed append.
-            with suppress(OSError):
-                self._keep_head(head)
+            self._keep_head(head)
 
     def _keep_head(self, head: Head | None = None) -> None:
         assert self._head_file is not None
         head = head or self._store.head()
-        if isinstance(self._store, SQLiteStore):
-            self._store.sync()
-        self._head_file.write(Head(head.seq, head.hash, self._ledger_id))
+        # The events are stored: trouble with this file must not look like trouble with them.
+        with suppress(OSError):
+            if isinstance(self._store, SQLiteStore):
+                self._store.sync()
+            self._head_file.write(Head(head.seq, head.hash, self._ledger_id))
 
     def _check_writable(self) -> None:
         where = self._path or "the ledger"

@@ -6,7 +6,9 @@ their bytes survive any JSON tool and every hash can be derived again from the l
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,10 @@ from .sqlite import SQLiteStore
 
 CHUNK_EVENTS: Final = 1000
 CHUNK_BYTES: Final = 4 << 20
+
+
+#: What moves a cursor, breaks a line or reorders text, beyond what JSON escapes anyway.
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,7 +52,7 @@ _decode = msgspec.json.Decoder(_Line).decode
 def export_line(row: Row) -> bytes:
     """The line of a row, without its newline. Raises MalformedEvent for a body that is no text."""
     try:
-        return _encode(
+        line = _encode(
             _Line(
                 row.seq,
                 row.at,
@@ -63,13 +69,16 @@ def export_line(row: Row) -> bytes:
         )
     except (UnicodeDecodeError, AttributeError) as error:
         raise MalformedEvent(row.seq, str(error)) from None
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
 
 
 def parse_line(line: bytes, source: str = "export", number: int = 1) -> Row:
     """The row of a line; the inverse of `export_line`. Raises BadLine."""
     try:
         event = _decode(line)
-        return Row(
+        row = Row(
             event.seq,
             event.at,
             event.kind,
@@ -82,8 +91,22 @@ def parse_line(line: bytes, source: str = "export", number: int = 1) -> Row:
             bytes.fromhex(event.prev_hash),
             bytes.fromhex(event.hash),
         )
+        if line.rstrip(b"\r\n") != export_line(row):  # written by another program
+            _check_form(line, event, row)
+        return row
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadLine(source, number, f"no exported event ({error})") from None
+
+
+def _check_form(line: bytes, event: _Line, row: Row) -> None:
+    """ValueError if a line says something in two ways or in another form (docs/format.md, section 8)."""
+    names = json.loads(line, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
+    if len(names) != len(set(names)):
+        raise ValueError("a name stands in it twice")
+    for name in ("salt", "body_hash", "prev_hash", "hash"):
+        text, value = getattr(event, name), getattr(row, name)
+        if text is not None and text != value.hex():
+            raise ValueError(f"{name} is not lower-case hex")
 
 
 def import_lines(
@@ -102,6 +125,8 @@ def import_lines(
     path = Path(target)
     if path.exists() or head_path(path).exists():
         raise Unavailable(str(path), "exists already", "name a new file")
+    if not path.parent.is_dir():
+        raise Unavailable(str(path), "its directory does not exist", "make the directory first")
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         store = SQLiteStore(temporary)
@@ -115,6 +140,8 @@ def import_lines(
             os.link(temporary, path)  # unlike a rename, never replaces a file made meanwhile
             HeadFile(path).write(report.head)
         return report
+    except FileExistsError:
+        raise Unavailable(str(path), "exists already", "name a new file") from None
     finally:
         for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm")):
             leftover.unlink(missing_ok=True)

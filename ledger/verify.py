@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import enum
 import itertools
+import json
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -20,12 +22,13 @@ from blake3 import blake3
 
 from . import chain, kinds, records
 from .erasures import Erasures, Flaw
-from .errors import Corrupt, InvalidEvent, NoSuchEvent
+from .errors import Corrupt, InvalidEvent, NewerFormat, NoSuchEvent
 from .event import Head, Row
 
 #: How far from its place a row is searched for when its hash fits another seq.
 REORDER_SEARCH: Final = 100_000
 PROGRESS_EVERY: Final = 10_000
+_LOWER_HEX: Final = re.compile("[0-9a-f]*")
 
 
 class Verdict(enum.StrEnum):
@@ -221,7 +224,11 @@ class Walk:
                     if body is not None:
                         body_hasher.reset()
                         body_hasher.update(salt).update(body)
-                        sound = len(salt) == chain.SALT_BYTES and body_hasher.digest() == body_hash
+                        sound = (
+                            len(salt) == chain.SALT_BYTES
+                            and len(body) > 0
+                            and body_hasher.digest() == body_hash
+                        )
                     else:
                         sound = (salt is None or len(salt) == chain.SALT_BYTES) and len(
                             body_hash
@@ -242,7 +249,7 @@ class Walk:
                     assert self.finding is not None, f"row {row!r} is neither sound nor unsound"
                     return
                 if body is None:
-                    erasures.add_erased(seq, body_hash, salt is not None)
+                    erasures.add_erased(seq, body_hash, salt is not None, kind.startswith("ledger."))
                 elif kind == records.BODY_ERASED:
                     self.finding = self.note_record(row)
                     if self.finding is not None:
@@ -259,15 +266,17 @@ class Walk:
     def note_record(self, row: Sequence[Any]) -> Finding | None:
         """Note a ledger.body_erased row; a finding if it cannot be one."""
         try:
-            record = msgspec.json.decode(row[7], type=records.BodyErased)
-            named_hash = bytes.fromhex(record.body_hash)
-        except (msgspec.MsgspecError, ValueError):
+            record = _own_body(row[7])
+            named, named_hash = record.get("seq"), _unhex(record.get("body_hash"), chain.HASH_BYTES)
+            if type(named) is not int:
+                raise ValueError("seq is no integer")
+        except ValueError:
             return Finding(row[0], Problem.MALFORMED, "its record of an erasure cannot be read")
-        if not 0 < record.seq < row[0]:
+        if not 0 < named < row[0]:
             return Finding(
-                row[0], Problem.MALFORMED, f"it records the erasure of event {record.seq}, not an earlier one"
+                row[0], Problem.MALFORMED, f"it records the erasure of event {named}, not an earlier one"
             )
-        self.erasures.add_record(record.seq, named_hash)
+        self.erasures.add_record(named, named_hash)
         return None
 
 
@@ -311,15 +320,51 @@ def diagnose(row: Sequence[Any], expected: int, prev: bytes) -> Finding | None:
 
 
 def ledger_id_of(row: Sequence[Any]) -> bytes | None:
-    """The ledger id that event 1 names; None if the row is no ledger.created that can be read."""
+    """The ledger id that event 1 names; None if the row is no ledger.created that can be read.
+
+    Raises NewerFormat if it names another format than this version reads.
+    """
     kind, body = row[2], row[7]
     if kind != records.CREATED or not isinstance(body, bytes):
         return None
     try:
-        ledger_id = bytes.fromhex(msgspec.json.decode(body, type=records.LedgerCreated).ledger_id)
-    except (msgspec.MsgspecError, ValueError):
+        created = _own_body(body)
+        ledger_id = _unhex(created.get("ledger_id"), chain.LEDGER_ID_BYTES)
+    except ValueError:
         return None
-    return ledger_id if len(ledger_id) == chain.LEDGER_ID_BYTES else None
+    version = created.get("format")
+    if type(version) is not int or not -(1 << 63) <= version < 1 << 63:
+        return None
+    if version != records.FORMAT_VERSION:
+        raise NewerFormat("event 1", version, records.FORMAT_VERSION)
+    return ledger_id
+
+
+def _own_body(data: object) -> dict[str, Any]:
+    """The members of one of the ledger's own bodies; ValueError if it is no JSON object, or ambiguous."""
+    if not isinstance(data, bytes):
+        raise ValueError("no bytes")
+    try:  # int() refuses the NaN and Infinity that Python's reader would let through
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=int)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name comes twice")
+    return members
+
+
+def _unhex(value: object, size: int) -> bytes:
+    """Bytes from lower-case hex of exactly `size` bytes; else ValueError."""
+    if not isinstance(value, str) or len(value) != 2 * size or not _LOWER_HEX.fullmatch(value):
+        raise ValueError("not lower-case hex of the right length")
+    return bytes.fromhex(value)
 
 
 def _verify_span(reader: Reader, span: tuple[int, int], progress: Callable[[int], None] | None) -> Report:
@@ -470,5 +515,19 @@ def _event_start(prev_hash: bytes, seq: int, at: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _label(kind: str, stream: str, key: str | None, meta: bytes | None) -> bytes:
-    kinds.check_kind(kind)
+    """The label of a row as stored; a ValueError or TypeError if it may not stand in a ledger."""
+    _check_kind(kind)
+    _check_stream(stream)
+    if key is not None:
+        kinds.check_name(key, "key")
+    if meta is not None and not meta:
+        raise ValueError("an empty meta would have the same hash as none")
     return chain.label(kind, stream, key, meta)
+
+
+_check_kind = lru_cache(maxsize=1024)(kinds.check_kind)
+
+
+@lru_cache(maxsize=4096)
+def _check_stream(stream: str) -> None:
+    kinds.check_name(stream, "stream")

@@ -61,7 +61,11 @@ def named_errors(path: str | os.PathLike[str], timeout_s: float = 0.0) -> Iterat
         raise NotALedger(where, "not a SQLite database", "name a ledger file") from None
     except (apsw.CorruptError, apsw.FormatError) as error:
         raise Corrupt(where, str(error)) from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError):
+    except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
+        if getattr(error, "extendedresult", None) == apsw.SQLITE_READONLY_ROLLBACK:
+            raise Unavailable(
+                where, "a crash left a journal beside the file", "open it for writing once to finish its work"
+            ) from None
         raise Unavailable(
             where, "the file is read-only", "check its permissions and its directory's"
         ) from None
@@ -103,21 +107,23 @@ def immediate(con: apsw.Connection) -> Iterator[None]:
 def check_place(path: Path) -> None:
     """Refuse what cannot be a ledger's place: a directory, a device, a network file system."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except FileNotFoundError:
         pass
     except OSError as error:
         raise Unavailable(str(path), f"cannot look at it ({error.strerror})", "check the path") from None
     else:
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(found.st_mode):
             raise NotALedger(str(path), "is a directory", "name a file inside it")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(found.st_mode):
             raise NotALedger(str(path), "is no regular file", "name a ledger file")
-    found = filesystem_type(path)
-    if found in NETWORK_FILESYSTEMS:
+        if found.st_size == 1:  # which SQLite takes for empty, and would write over
+            raise NotALedger(str(path), "not a SQLite database", "name a ledger file")
+    filesystem = filesystem_type(path)
+    if filesystem in NETWORK_FILESYSTEMS:
         raise Unavailable(
             str(path),
-            f"is on a network file system ({found}), where SQLite's locks cannot be trusted",
+            f"is on a network file system ({filesystem}), where SQLite's locks cannot be trusted",
             "keep the ledger on a local disk and copy backups to the network",
         )
 
@@ -141,6 +147,38 @@ def filesystem_type(path: Path) -> str | None:
     return found
 
 
+def refuse_foreign(path: Path) -> None:
+    """Refuse another program's database before it is opened in earnest.
+
+    Opening alone would replay its journal into it, or leave files beside it. An immutable
+    connection looks at the file as it lies; a plain `open` would drop SQLite's locks on it.
+    """
+    try:
+        if not path.stat().st_size:
+            return
+        uri = f"file:{quote(os.path.abspath(path))}?immutable=1"
+        con = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    except (OSError, apsw.CantOpenError):
+        return
+    try:
+        marked = con.pragma("application_id") == APPLICATION_ID
+        foreign = not marked and not _is_empty(con)
+        if not marked and not foreign and Path(f"{path}-wal").exists():
+            # Its mark, or another's, may stand in the write-ahead log still. A connection that
+            # cannot write reads the log and leaves it as it is.
+            con.close()
+            con = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+            foreign = con.pragma("application_id") != APPLICATION_ID and not _is_empty(con)
+    except apsw.NotADBError:
+        raise
+    except apsw.Error:
+        foreign = False  # torn by a write in progress, or damaged: the true connection will tell
+    finally:
+        con.close()
+    if foreign:
+        raise NotALedger(str(path), "is a SQLite database but no Tallystick ledger", "name a ledger file")
+
+
 def connect_writer(path: Path, *, create: bool, synchronous: str, timeout_s: float) -> apsw.Connection:
     """A connection that may write; makes the schema in an empty or missing file if `create`.
 
@@ -155,6 +193,7 @@ def connect_writer(path: Path, *, create: bool, synchronous: str, timeout_s: flo
         )
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     with named_errors(path, timeout_s):
+        refuse_foreign(path)
         con = apsw.Connection(str(path), flags=flags)
         try:
             con.set_busy_handler(_JitteredWait(timeout_s))
@@ -184,6 +223,7 @@ def connect_reader(path: Path, *, timeout_s: float) -> apsw.Connection:
     if not path.exists():
         raise LedgerNotFound(str(path))
     with named_errors(path, timeout_s):
+        refuse_foreign(path)
         try:
             con = _reader(str(path), apsw.SQLITE_OPEN_READONLY, timeout_s)
         except (apsw.CantOpenError, apsw.ReadOnlyError):
@@ -243,7 +283,9 @@ def check_identity(con: apsw.Connection, path: str | os.PathLike[str]) -> None:
         raise NewerFormat(str(path), version, FORMAT_VERSION)
     seq = con.execute("SELECT type, pk FROM pragma_table_info('events') WHERE name = 'seq'").fetchall()
     table = con.execute("SELECT type FROM sqlite_schema WHERE name = 'events'").get
-    if version < 1 or table != "table" or seq != [("INTEGER", 1)]:
+    # Without an index of its own the primary key is the rowid: each seq is an integer and there once.
+    indexed = con.execute("SELECT count(*) FROM pragma_index_list('events') WHERE origin = 'pk'").get
+    if version < 1 or table != "table" or seq != [("INTEGER", 1)] or indexed:
         raise NotALedger(
             str(path), "bears a ledger's mark but its events table is not a ledger's", "restore a backup"
         )

@@ -25,9 +25,15 @@ from .connection import connect_reader, connect_writer, immediate, named_errors
 
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
 _INSERT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_FOUND: Final = "SELECT seq AS found FROM events WHERE seq > ? AND seq < ? AND stream = ?"
 _HEAD: Final = "SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1"
+_TEXT_COLUMNS: Final = ("kind", "stream", "key")
+#: Text as bytes, and a value of no use for what has the other type.
 _TEXT_AS_BYTES: Final = ", ".join(
-    f"CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in COLUMNS
+    f"CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) WHEN 'blob' THEN 0 ELSE {c} END"
+    if c in _TEXT_COLUMNS
+    else f"CASE typeof({c}) WHEN 'text' THEN 'text' ELSE {c} END"
+    for c in COLUMNS
 )
 PAGE_ROWS: Final = 1000
 _INT64_MAX: Final = (1 << 63) - 1
@@ -154,7 +160,8 @@ class SQLiteStore:
     def find_key(self, key: str) -> Row | None:
         """See Store.find_key."""
         with self._reading() as con:
-            row = con.execute(f"{_SELECT} WHERE key = ?", (key,)).fetchone()
+            seq = con.execute("SELECT seq FROM events WHERE key = ?", (key,)).get
+            row = con.execute(f"{_SELECT} NOT INDEXED WHERE seq = ? AND key = ?", (seq, key)).fetchone()
         return None if row is None else Row._make(row)
 
     def stream_head(self, stream: str) -> int:
@@ -173,17 +180,18 @@ class SQLiteStore:
         reverse: bool = False,
     ) -> Iterator[Row]:
         """See Store.read."""
-        where, fixed = [], []
+        # Columns come from the table, which verification covers; an index only says where to look.
+        source, where, fixed, by = "events NOT INDEXED", ["seq > ? AND seq < ?"], [], "seq"
         if stream is not None:
-            where.append("stream = ?")
+            source, by = f"({_FOUND}) CROSS JOIN events NOT INDEXED", "found"
+            where = ["seq = found AND stream = ?3"]
             fixed.append(stream)
         if kinds is not None:
             where.append("(" + " OR ".join(["kind GLOB ?"] * len(kinds)) + ")" if kinds else "0")
             fixed.extend(kinds)
         order = "DESC" if reverse else "ASC"
-        sql = (
-            " AND ".join([f"{_SELECT} WHERE seq > ? AND seq < ?", *where]) + f" ORDER BY seq {order} LIMIT ?"
-        )
+        columns = ", ".join(COLUMNS)
+        sql = f"SELECT {columns} FROM {source} WHERE {' AND '.join(where)} ORDER BY {by} {order} LIMIT ?"
         low, high = _int64(after), _INT64_MAX if before is None else _int64(before)
         left = -1 if limit is None else max(limit, 0)
         while left != 0:
@@ -203,10 +211,11 @@ class SQLiteStore:
 
     def read_raw(self, after: int | None = None, before: int | None = None) -> Iterator[Sequence[Any]]:
         """See Store.read_raw. Text that is not UTF-8 comes as bytes. Raises Corrupt."""
-        low = -_INT64_MAX - 1 if after is None else _int64(after)
-        high = _INT64_MAX if before is None else _int64(before)
-        sql = f"{_SELECT} WHERE seq > ? AND seq < ? ORDER BY seq"
-        while True:
+        # Both ends included, so that a row at either end of the integers is no hiding place.
+        low = -_INT64_MAX - 1 if after is None else _int64(after + 1)
+        high = _INT64_MAX if before is None else _int64(before - 1)
+        sql = f"{_SELECT} NOT INDEXED WHERE seq BETWEEN ? AND ? ORDER BY seq"
+        while low <= high:
             try:
                 page, complete = self._page(sql, (low, high))
             except UnicodeDecodeError:
@@ -215,7 +224,7 @@ class SQLiteStore:
             yield from page
             if complete:
                 return
-            low = page[-1][0]
+            low = page[-1][0] + 1
 
     def _page(self, sql: str, bindings: tuple[Any, ...]) -> tuple[list[tuple[Any, ...]], bool]:
         """Up to a page of rows, and whether the statement had no more."""
@@ -239,7 +248,7 @@ class SQLiteStore:
         return page, True
 
     def _page_of_bytes(self, low: int, high: int) -> tuple[list[tuple[Any, ...]], bool]:
-        sql = f"SELECT {_TEXT_AS_BYTES} FROM events WHERE seq > ? AND seq < ? ORDER BY seq"
+        sql = f"SELECT {_TEXT_AS_BYTES} FROM events NOT INDEXED WHERE seq BETWEEN ? AND ? ORDER BY seq"
         page, complete = self._page(sql, (low, high))
         return [tuple(map(_as_text, COLUMNS, row)) for row in page], complete
 
@@ -359,7 +368,7 @@ def _int64(seq: int) -> int:
 
 
 def _as_text(column: str, value: Any) -> Any:
-    if column in ("kind", "stream", "key") and isinstance(value, bytes):
+    if column in _TEXT_COLUMNS and isinstance(value, bytes):
         try:
             return value.decode()
         except UnicodeDecodeError:
