@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,10 +17,13 @@ import click
 from tallystick._version import __version__
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from tallystick.ledger.event import Head
     from tallystick.ledger.ledger import Ledger
 
 DEFAULT_LEDGER: Final = "agents.tally"
+HEAD_LINE_BYTES_MAX: Final = 1024
 
 #: Command -> the module that defines it, in the order of the help page, by group.
 COMMANDS: Final[dict[str, dict[str, str]]] = {
@@ -32,8 +37,47 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def end_interrupted_line() -> None:
+    """Leave the line where the terminal showed ^C."""
+    if sys.stderr.isatty():
+        click.echo(err=True)
+
+
+class ReaderLeft(Exception):
+    """What read our output went away, as `head` does."""
+
+
+@contextmanager
+def _kept_from_click() -> Iterator[None]:
+    """What click would answer in its own way: with status 1, and with an empty line in a pipe."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderLeft from None
+    except (KeyboardInterrupt, click.Abort):
+        end_interrupted_line()
+        raise click.Abort from None
+
+
 class _LazyGroup(click.Group):
-    """A group whose commands are imported when they are used."""
+    """A group whose commands are imported when they are used or described."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _kept_from_click():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _kept_from_click():
+                return super().invoke(ctx)
+        except click.UsageError as error:
+            name = ctx.invoked_subcommand
+            command = self.get_command(ctx, name) if name else None
+            if error.ctx is None and command is not None:  # say which command's page helps
+                error.ctx = click.Context(command, info_name=name, parent=ctx)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for group in COMMANDS.values() for name in group]
@@ -53,18 +97,25 @@ class _LazyGroup(click.Group):
                 for name in group:
                     command = self.get_command(ctx, name)
                     assert command is not None
-                    rows.append((name, command.get_short_help_str(70)))
+                    rows.append((name, command.get_short_help_str(200)))
                 formatter.write_dl(rows)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    no_args_is_help=False,
+    subcommand_metavar="COMMAND [ARGS]...",
+)
 @click.option(
     "-f",
     "--file",
     "path",
+    type=click.Path(),
     envvar="TALLY_LEDGER",
     metavar="FILE",
-    help=f"The ledger (default {DEFAULT_LEDGER}).",
+    help=f"The ledger (default {DEFAULT_LEDGER}); TALLY_LEDGER names it, too.",
 )
 @click.version_option(__version__, prog_name="tally", message="%(prog)s %(version)s")
 @click.pass_context
@@ -73,19 +124,43 @@ def tally(ctx: click.Context, path: str | None) -> None:
 
     Exit status: 0 good, 1 a finding, 2 usage or bad input, 3 could not look.
     """
-    ctx.obj = path or DEFAULT_LEDGER
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+    ctx.obj = DEFAULT_LEDGER if path is None else path
+
+
+def exit_status(good: str, finding: str = "", could_not: str = "could not look") -> str:
+    """The end of a command's help page: what its exit statuses mean."""
+    one = f"1 {finding}; " if finding else ""
+    return f"Exit status: 0 {good}; {one}2 usage or bad input; 3 {could_not}."
 
 
 def ledger_option(command: F) -> F:
     """`-f FILE`, also after the command's name; the command gets `path`."""
+    return _ledger_option("-f", "--file")(command)
 
+
+def long_ledger_option(command: F) -> F:
+    """`--file FILE` alone, for a command whose `-f` means something else."""
+    return _ledger_option("--file")(command)
+
+
+def _ledger_option(*names: str) -> Callable[[F], F]:
     def keep(ctx: click.Context, _: click.Parameter, value: str | None) -> Path:
-        return Path(value or ctx.obj or DEFAULT_LEDGER)
+        named = ctx.obj if value is None else value
+        if named == "":
+            raise click.UsageError("the ledger's name (-f, TALLY_LEDGER) is empty", ctx)
+        return Path(named)
 
-    option = click.option(
-        "-f", "--file", "path", metavar="FILE", callback=keep, help=f"The ledger (default {DEFAULT_LEDGER})."
+    return click.option(
+        *names,
+        "path",
+        type=click.Path(),
+        metavar="FILE",
+        callback=keep,
+        help=f"The ledger (default {DEFAULT_LEDGER}).",
     )
-    return option(command)
 
 
 def open_to_read(path: Path) -> Ledger:
@@ -108,14 +183,42 @@ class HeadType(click.ParamType):  # type: ignore[type-arg]
     name = "HEAD"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Head:
+        from tallystick.ledger.errors import BadHead
         from tallystick.ledger.event import Head
 
-        if os.path.isfile(value):
-            try:
-                return Head.parse(Path(value).read_text(encoding="ascii"))
-            except UnicodeDecodeError:
-                self.fail(f"{value} holds no head line", param, ctx)
-        return Head.parse(value)
+        is_file = os.path.exists(value)
+        try:
+            if not is_file:
+                return Head.parse(value)
+            with open(value, "rb") as file:
+                return Head.parse(file.read(HEAD_LINE_BYTES_MAX).decode("ascii"))
+        except OSError as error:
+            self.fail(f"{value}: {error.strerror}", param, ctx)
+        except (BadHead, UnicodeDecodeError):
+            what = (
+                f"the file {value} holds no head line"
+                if is_file
+                else f"{value!r} is no head line, nor a file"
+            )
+            self.fail(
+                f"{what}; a head line is what `tally head` prints, tally1:…, or <seq>:<hash>", param, ctx
+            )
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return click.Path().shell_complete(ctx, param, incomplete)
+
+
+class SeqType(click.ParamType):  # type: ignore[type-arg]
+    """An event's seq."""
+
+    name = "SEQ"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value) and int(value):
+            return int(value)
+        self.fail(f"{value!r} is no seq; give an event's number, from 1", param, ctx)
 
 
 class SpanType(click.ParamType):  # type: ignore[type-arg]
@@ -124,14 +227,25 @@ class SpanType(click.ParamType):  # type: ignore[type-arg]
     name = "A:B"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        match = re.fullmatch(r"(\d{0,18})(:?)(\d{0,18})", value) if isinstance(value, str) else None
+        match = re.fullmatch(r"([0-9]{0,18})(:?)([0-9]{0,18})", value) if isinstance(value, str) else None
         if match is None or not (match[1] or match[3]):
             self.fail(f"{value!r} is no span of seqs; give A:B, A:, :B or A", param, ctx)
         first = int(match[1] or 1)
         last = int(match[3]) if match[3] else (None if match[2] else first)
         if first < 1 or (last is not None and last < first):
-            self.fail(f"{value!r} is no span of seqs: they begin at 1, and the last is not before the first")
+            problem = "they begin at 1, and the last is not before the first"
+            self.fail(f"{value!r} is no span of seqs: {problem}", param, ctx)
         return first, last
+
+
+def within(span: tuple[int, int | None] | None, last: int) -> tuple[int, int]:
+    """The first and last seq of a span that a log up to seq `last` has to hold. Raises NoSuchEvent."""
+    from tallystick.ledger.errors import NoSuchEvent
+
+    first, end = (1, None) if span is None else span
+    if max(first, end or 0) > last:
+        raise NoSuchEvent(max(first, end or 0), last)
+    return first, end or last
 
 
 class TimeType(click.ParamType):  # type: ignore[type-arg]
@@ -146,7 +260,7 @@ class TimeType(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        age = re.fullmatch(r"(\d{1,9})([smhdw])", value)
+        age = re.fullmatch(r"([0-9]{1,9})([smhdw])", value)
         try:
             if age:
                 moment = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(age[1]) * self._UNITS_S[age[2]])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .app import HeadType, SpanType, ledger_option, open_to_read
-from .output import json_option, print_json, progress, say
+from .app import HeadType, SpanType, exit_status, ledger_option, open_to_read, within
+from .output import coloured, json_option, print_json, printable, progress, say
 
 if TYPE_CHECKING:
     from tallystick.ledger.event import Head
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 #: From here on a second process saves more than its start costs.
 EVENTS_FOR_JOBS: Final = 200_000
 
+VERDICT_COLOURS: Final = {"VERIFIED": "green", "UNANCHORED": "yellow", "BROKEN": "red"}
 
-@click.command("verify")
+
+@click.command(
+    "verify",
+    epilog=exit_status(
+        "VERIFIED or UNANCHORED", "BROKEN", "could not look, or --anchored and nothing vouches for the end"
+    ),
+)
 @click.option(
     "--expect", type=HeadType(), help="A head kept elsewhere: what `tally head` printed, or a file with it."
 )
@@ -53,22 +60,30 @@ def verify_command(
         raise click.UsageError("--range and --stream exclude each other")
     with open_to_read(path) as ledger:
         last = ledger.head().seq
-        bounds = None if span is None else (span[0], span[1] or last)
+        bounds = None if span is None else within(span, last)
         if jobs is None:
             jobs = (os.cpu_count() or 1) if last >= EVENTS_FOR_JOBS else 1
         total = last if bounds is None else bounds[1] - bounds[0] + 1
         with progress("verifying", total) as report_progress:
             report = ledger.verify(expect, span=bounds, stream=stream, jobs=jobs, progress=report_progress)
+    if stream is not None and report.finding is None and report.events == 0:
+        raise click.UsageError(f"--stream: the ledger has no events in {stream!r}")
     if as_json:
         print_json(_report_object(report))
     else:
-        print(report)
+        print(_coloured_report(report))
         if report.verdict == "UNANCHORED" and report.scope == "chain":
             say("To vouch for its end, keep the line of `tally head` elsewhere and pass it as --expect.")
     if report.finding is not None:
         ctx.exit(1)
     if anchored and report.verdict != "VERIFIED":
         ctx.exit(3)
+
+
+def _coloured_report(report: Report) -> str:
+    verdict = str(report.verdict)
+    rest = printable(str(report).removeprefix(verdict))
+    return coloured(verdict, fg=VERDICT_COLOURS[verdict], bold=True) + rest
 
 
 def _report_object(report: Report) -> dict[str, Any]:
@@ -86,7 +101,7 @@ def _report_object(report: Report) -> dict[str, Any]:
     }
 
 
-@click.command("head")
+@click.command("head", epilog=exit_status("printed"))
 @ledger_option
 @json_option
 def head_command(path: Path, as_json: bool) -> None:

@@ -3,54 +3,65 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import shlex
 import sqlite3
 import tempfile
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from .app import ledger_option, microseconds, open_to_read, open_to_write
-from .output import say
+from .app import DEFAULT_LEDGER, exit_status, ledger_option, microseconds, open_to_read, open_to_write
+from .output import printable, say
+
+if TYPE_CHECKING:
+    from tallystick.ledger.ledger import Ledger
 
 DAY: Final = "support_desk_day.jsonl"
-#: The refund that the demonstration alters in a copy: its kind and its id.
-TARGET: Final = ("refund.issued", "RF-2206")
+#: The refund that the demonstration alters in a copy.
+TARGET: Final = "RF-2206"
 
 
-@click.command("demo")
+@click.command("demo", epilog=exit_status("shown", could_not="could not write the ledger or look"))
 @ledger_option
 def demo_command(path: Path) -> None:
     """Record a support desk's day, then show an altered copy being found out.
 
     Appends a few hundred events to the ledger (created if missing); running it again adds
-    nothing. The alteration is made in a temporary copy.
+    nothing. A ledger with events of its own is left alone. The alteration is made in a temporary
+    copy.
     """
     events = demo_events()
     with open_to_write(path, create=True) as ledger:
-        before = ledger.head().seq
-        ledger.append_many(events)
+        recorded = _is_recorded(ledger, path, str(events[0]["key"]))
+        if not recorded:
+            ledger.append_many(events, atomic=True)
         head = ledger.head()
         report = ledger.verify(head)
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy.tally"
             ledger.backup(copy)
-            seq, old_amount = _alter(copy)
-            with open_to_read(copy) as altered:
-                found = altered.verify(head)
-    appended = head.seq - before
-    recorded = f"Recorded {appended} events" if appended else f"Found all {len(events)} events"
-    print(f"1. {recorded} of a support desk's day in {path}.")
+            altered = _alter(copy)
+            with open_to_read(copy) as ledger_copy:
+                found = ledger_copy.verify(head)
+    count = f"Found all {len(events)} events" if recorded else f"Recorded {len(events)} events"
+    print(f"1. {count} of a support desk's day in {printable(str(path))}.")
     print(f"2. Verified it: {report}.")
     print(f"   Its head, worth keeping somewhere else:\n   {head}")
+    if altered is None:
+        say(
+            f"The refund {TARGET} was erased from this ledger; see the rest with: tally demo -f another.tally"
+        )
+        return
+    seq, cents = altered
     print("3. Changed one amount in a copy, with plain SQLite, past the guards in the file:")
-    print(f"   event {seq}, refund {TARGET[1]}: {old_amount / 100:.2f} EUR became {old_amount / 10:.2f} EUR.")
+    print(f"   event {seq}, refund {TARGET}: {cents / 100:.2f} EUR became {cents / 10:.2f} EUR.")
     print(f"4. Verified the copy: {found}.")
-    named = "" if str(path) == "agents.tally" else f" -f {shlex.quote(str(path))}"
+    named = "" if str(path) == DEFAULT_LEDGER else f" -f {shlex.quote(str(path))}"
     say(f"\nLook around: tally{named} log --kind 'refund.*'   tally{named} show {seq}   tally{named} verify")
 
 
@@ -65,15 +76,31 @@ def demo_events() -> list[dict[str, Any]]:
     return events
 
 
-def _alter(copy: Path) -> tuple[int, int]:
-    """Make a refund ten times as large, as somebody with the file and SQLite could; (seq, old cents)."""
-    kind, refund = TARGET
+def _is_recorded(ledger: Ledger, path: Path, first_key: str) -> bool:
+    """Whether the day is in the ledger already; UsageError if something else is."""
+    first = next(ledger.read(1, limit=1), None)
+    if first is not None and first.key != first_key:
+        raise click.UsageError(
+            f"{path} holds events of its own, which the demonstration leaves alone; name a new ledger:"
+            " `tally demo -f demo.tally`"
+        )
+    return first is not None
+
+
+def _alter(copy: Path) -> tuple[int, int] | None:
+    """Make a refund ten times as large, as somebody with the file and SQLite could.
+
+    Gives its seq and the old amount in cents; None if the refund was erased.
+    """
     with closing(sqlite3.connect(copy)) as con:
         con.execute("DROP TRIGGER events_no_update")
-        rows = con.execute("SELECT seq, body FROM events WHERE kind = ?", (kind,)).fetchall()
-        seq, body = next((seq, body) for seq, body in rows if msgspec.json.decode(body)["refund"] == refund)
-        cents: int = msgspec.json.decode(body)["amount_cents"]
-        altered = body.replace(b'"amount_cents":%d,' % cents, b'"amount_cents":%d,' % (cents * 10))
-        con.execute("UPDATE events SET body = ? WHERE seq = ?", (altered, seq))
-        con.commit()
-    return seq, cents
+        bodies = con.execute("SELECT seq, body FROM events WHERE kind = 'refund.issued' AND body NOTNULL")
+        for seq, body in bodies.fetchall():
+            if b'"refund":"%b"' % TARGET.encode() in body:
+                amount = re.search(rb'(?<="amount_cents":)[0-9]+', body)
+                assert amount is not None, "every refund has an amount"
+                altered = body[: amount.end()] + b"0" + body[amount.end() :]
+                con.execute("UPDATE events SET body = ? WHERE seq = ?", (altered, seq))
+                con.commit()
+                return int(seq), int(amount[0])
+    return None

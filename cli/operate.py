@@ -6,11 +6,22 @@ from pathlib import Path
 
 import click
 
-from .app import ledger_option, open_to_read
-from .output import bytes_text, json_option, print_json, print_table, progress, say, time_text
+from .app import exit_status, ledger_option, open_to_read
+from .output import (
+    bytes_text,
+    counted,
+    json_option,
+    path_text,
+    print_json,
+    print_pairs,
+    print_table,
+    progress,
+    say,
+    time_text,
+)
 
 
-@click.command("stats")
+@click.command("stats", epilog=exit_status("counted"))
 @ledger_option
 @json_option
 def stats_command(path: Path, as_json: bool) -> None:
@@ -35,14 +46,14 @@ def stats_command(path: Path, as_json: bool) -> None:
         ("file", bytes_text(stats["file_bytes"])),
         ("write-ahead log", bytes_text(stats["wal_bytes"])),
     ]
-    print_table(("", ""), rows)
+    print_pairs(rows)
     print()
     print_table(
         ("events", "kind"), [(f"{count:,}", kind) for kind, count in stats["kinds"].items()], right=["events"]
     )
 
 
-@click.command("backup")
+@click.command("backup", epilog=exit_status("copied", "copied, but the copy is BROKEN"))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--no-verify", is_flag=True, help="Do not verify the copy afterwards.")
 @ledger_option
@@ -51,20 +62,22 @@ def stats_command(path: Path, as_json: bool) -> None:
 def backup_command(ctx: click.Context, target: Path, no_verify: bool, path: Path, as_json: bool) -> None:
     """Copy the ledger to TARGET while writers go on, and verify the copy.
 
-    The copy is consistent as of one moment and compact. An existing TARGET is never replaced.
+    The copy is consistent as of one moment and compact. An existing TARGET is never replaced. A
+    copy that is found BROKEN stays: most likely the ledger is, too, and either is evidence.
     """
     with open_to_read(path) as ledger:
         head = ledger.backup(target)
-    verdict = "not verified"
+    report = None
     if not no_verify:
         with open_to_read(target) as copy, progress("verifying", head.seq) as report_progress:
             report = copy.verify(head, progress=report_progress)
-        verdict = str(report.verdict)
-        if report.finding is not None:
-            say(f"tally: {target}: {report}")
-            ctx.exit(1)
+    verdict = "not verified" if report is None else str(report.verdict)
     if as_json:
-        print_json({"target": str(target), "head": str(head), "events": head.seq, "verdict": verdict})
+        print_json({"target": path_text(target), "head": str(head), "events": head.seq, "verdict": verdict})
     else:
-        say(f"{target}: {head.seq:,} events, {verdict}")
         print(head)
+    if report is not None and report.finding is not None:
+        say(f"tally: {target}: {report}; the copy was kept, look at the ledger with `tally verify`")
+        ctx.exit(1)
+    if not as_json:
+        say(f"{target}: {counted(head.seq, 'event')}, {verdict}")

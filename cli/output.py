@@ -1,22 +1,36 @@
 """Printing: data on stdout, everything else on stderr.
 
 On a terminal a table; in a pipe the same columns separated by tabs; `--json` one JSON document,
-`--nl` one JSON object a line. `NO_COLOR` is honoured.
+`--nl` one JSON object a line. Text from a ledger never reaches the terminal as it is: whatever could
+move the cursor, change colours or reorder the line is escaped. `NO_COLOR` is honoured.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import os
+import select
+import shutil
 import sys
+import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from tallystick.ledger.event import Event
+
+#: Rows whose columns are aligned with one another; later ones may be wider.
+BATCH_ROWS: Final = 500
+#: No progress is shown for what takes less.
+PROGRESS_AFTER_S: Final = 0.5
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,73 +45,91 @@ def nl_option(command: F) -> F:
     return click.option("--nl", "as_lines", is_flag=True, help="Print one JSON object a line.")(command)
 
 
+# -- JSON ----------------------------------------------------------------------------------
+
+
 def print_json(value: Any) -> None:
     """One JSON document, indented."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().split("\n")
+    sys.stdout.write("".join(f"{_safe(line, _json_escape)}\n" for line in lines))
 
 
 def print_json_line(value: Any) -> None:
     """One JSON value on one line."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.write(json_text(value) + "\n")
 
 
 def print_json_array(values: Iterable[Any]) -> None:
     """A JSON array of any length, an element a line, in constant memory."""
     separator = "["
     for value in values:
-        sys.stdout.write(f"{separator}\n  {msgspec.json.encode(value).decode()}")
+        sys.stdout.write(f"{separator}\n  {json_text(value)}")
         separator = ","
     sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Rows as a table on a terminal, as tab-separated lines without a heading in a pipe.
+def json_text(value: Any) -> str:
+    """A value as JSON on one line."""
+    return _safe(msgspec.json.encode(value).decode(), _json_escape)
 
-    Text from the ledger is shown as it is, control characters escaped; on a terminal the last
-    column is cut to fit.
-    """
-    if not sys.stdout.isatty():
-        for row in rows:
-            sys.stdout.write("\t".join(printable(str(cell)) for cell in row) + "\n")
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        last = name == columns[-1]
-        table.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=True,
-            overflow="ellipsis" if last else "fold",
-            ratio=1 if last else None,
-        )
-    for row in rows:
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    Console(soft_wrap=False).print(table)
+# -- text ----------------------------------------------------------------------------------
 
 
 def say(message: str) -> None:
-    """A remark for the person at the terminal."""
-    print(message, file=sys.stderr, flush=True)
+    """A remark for the person at the terminal; may have several lines."""
+    print("\n".join(map(printable, message.split("\n"))), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
     """The text with control characters escaped, so that it can neither move the cursor nor break a line."""
+    return _safe(text, lambda character: character.encode("unicode_escape").decode())
+
+
+def _safe(text: str, escape: Callable[[str], str]) -> str:
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    # Spaces other than U+0020 are not "printable", but harmless.
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def reader_left() -> bool:
+    """Whether stdout is a pipe that nobody reads any more; writing to it would say so, too."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no such call here, or no such file
+        return False
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def coloured(text: str, **style: Any) -> str:
+    """The text in a style of `click.style`, where colours are wanted."""
+    wanted = _is_terminal(sys.stdout) and "NO_COLOR" not in os.environ
+    return click.style(text, **style) if wanted else text
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    """Whether the stream is a terminal that understands more than lines of text."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def time_text(at: int) -> str:
     """A time in UTC to the millisecond: 2026-03-12 14:30:00.123Z."""
+    return _iso(at, " ") or f"{at} µs"
+
+
+def _iso(at: int, separator: str) -> str | None:
     try:
-        moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)
+        moment = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=at)
     except OverflowError:
-        return f"{at} µs"
-    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03}Z"
+        return None
+    return f"{moment.isoformat(separator, 'milliseconds')}Z"
 
 
 def bytes_text(size: float) -> str:
@@ -109,11 +141,27 @@ def bytes_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 event, 1,200 events."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """A path as text for JSON; bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+# -- events --------------------------------------------------------------------------------
+
+
 def event_object(event: Event) -> dict[str, Any]:
-    """An event as the JSON object that `log`, `show` and `tail` print; hashes in hex."""
+    """An event as the JSON object that `log`, `show` and `tail` print; hashes in hex.
+
+    `time` is null where no calendar has it.
+    """
     return {
         "seq": event.seq,
-        "time": time_text(event.at).replace(" ", "T"),
+        "time": _iso(event.at, "T"),
         "at": event.at,
         "kind": event.kind,
         "stream": event.stream,
@@ -129,19 +177,126 @@ def event_object(event: Event) -> dict[str, Any]:
 
 def body_text(event: Event) -> str:
     """A body on one line."""
-    return "(erased)" if event.erased else msgspec.json.encode(event.body).decode()
+    return "(erased)" if event.erased else json_text(event.body)
+
+
+# -- tables --------------------------------------------------------------------------------
+
+
+class Table:
+    """Rows that are printed as they come, in constant memory.
+
+    On a terminal one line a row: columns are aligned, the last is cut at the edge, and those before it
+    have at most a quarter of the width each. In a pipe the cells are separated by tabs, whole, with no
+    heading.
+    """
+
+    def __init__(self, columns: Sequence[str], *, right: Sequence[str] = (), heading: bool = True) -> None:
+        self._columns = columns
+        self._right = [name in right for name in columns]
+        self._terminal = sys.stdout.isatty()
+        self._width = shutil.get_terminal_size().columns
+        self._widths = [0] * len(columns)
+        if self._terminal and heading:
+            self._widths = [len(name) for name in columns]
+        self._heading_due = self._terminal and heading
+
+    def print(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Print rows, aligned with those before where they fit."""
+        source = iter(rows)
+        while batch := list(islice(source, BATCH_ROWS)):
+            if self._terminal:
+                self._print_aligned(batch)
+            else:
+                for row in batch:
+                    sys.stdout.write("\t".join(printable(str(cell)) for cell in row) + "\n")
+        if self._heading_due:
+            self._print_heading()
+
+    def _print_heading(self) -> None:
+        self._heading_due = False
+        sys.stdout.write(coloured(self._line(self._columns), bold=True) + "\n")
+
+    def _print_aligned(self, batch: Sequence[Sequence[Any]]) -> None:
+        from rich.cells import cell_len
+
+        # What lies far beyond the edge is cut before it is looked at: bodies may be large.
+        lines = [[printable(str(cell)[: 4 * self._width]) for cell in row] for row in batch]
+        limit = max(10, self._width // 4)
+        for line in lines:
+            for column, cell in enumerate(line[:-1]):
+                if cell_len(cell) > self._widths[column]:
+                    self._widths[column] = min(limit, cell_len(cell))
+        if self._heading_due:
+            self._print_heading()
+        for line in lines:
+            sys.stdout.write(self._line(line) + "\n")
+
+    def _line(self, cells: Sequence[str]) -> str:
+        from rich.cells import cell_len
+
+        *firsts, last = cells
+        line = ""
+        for column, cell in enumerate(firsts):
+            cell = _cut(cell, self._widths[column])
+            padding = " " * (self._widths[column] - cell_len(cell))
+            line += (padding + cell if self._right[column] else cell + padding) + "  "
+        return _cut(line + last, self._width).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    """The text, or its beginning and an ellipsis if it takes more columns."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+    """Rows as a table; see `Table`."""
+    Table(columns, right=right).print(rows)
+
+
+def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Names and values, a pair a line: aligned on a terminal, separated by a tab in a pipe."""
+    names = [printable(name) for name, _ in pairs]
+    width = max(map(len, names))
+    for name, (_, value) in zip(names, pairs, strict=True):
+        label = coloured(f"{name:<{width}}", dim=True) + "  " if sys.stdout.isatty() else f"{name}\t"
+        sys.stdout.write(f"{label}{printable(value)}\n")
+
+
+# -- progress ------------------------------------------------------------------------------
 
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on stderr, if that is a terminal; gives the function to call with the count so far."""
-    if not sys.stderr.isatty():
+    """A progress bar on stderr, if that is a terminal; gives the function to call with the count so far.
+
+    The bar appears once the work has taken a moment, and goes when it is done.
+    """
+    if not _is_terminal(sys.stderr):
         yield None
         return
+    due_s = time.monotonic() + PROGRESS_AFTER_S
+    with ExitStack() as stack:
+        bar: Progress | None = None
+
+        def report(count: int) -> None:
+            nonlocal bar
+            if bar is None and time.monotonic() >= due_s:
+                bar = stack.enter_context(_bar(what, total))
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=count)
+
+        yield report
+
+
+def _bar(what: str, total: int | None) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.update(task, completed=count)
+    counts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = counts if total is not None else (TextColumn("{task.completed:,}"),)
+    bar = Progress(TextColumn(what), *columns, console=Console(stderr=True), transient=True)
+    bar.add_task(what, total=total)
+    return bar

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -29,11 +29,14 @@ CHUNK_BYTES: Final = 4 << 20
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
+_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
+
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     """An event as a line; hashes and salt in lower-case hex."""
 
-    seq: int
-    at: int
+    seq: _Int64
+    at: _Int64
     kind: str
     stream: str
     key: str | None

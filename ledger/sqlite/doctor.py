@@ -1,0 +1,657 @@
+"""The health of a ledger file and of the place it lies in, for `tally doctor`.
+
+`examine` looks and tells; it prints nothing and changes nothing in the ledger. What the events
+say is left to verification: this is about the file, the engine, the disk and other processes.
+SQLite alone opens the ledger file, here too: closing any other descriptor of it would drop the
+locks that this process holds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import stat
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import apsw
+import msgspec
+
+from ..errors import Corrupt, LedgerNotFound, Locked, NotALedger, TailLost, Unavailable
+from ..event import COLUMNS
+from ..headfile import head_path, read_head_file
+from ..verify import ledger_id_of
+from .connection import (
+    NETWORK_FILESYSTEMS,
+    PAGE_SIZE,
+    WAL_AUTOCHECKPOINT_PAGES,
+    check_place,
+    connect_reader,
+    filesystem_type,
+    named_errors,
+)
+from .store import Durability
+
+FREE_BYTES_WARN: Final = 1 << 30
+FREE_BYTES_FAIL: Final = 64 << 20
+#: Log pages not yet in the file: from here on something keeps checkpoints from finishing.
+WAL_PAGES_WARN: Final = 10 * WAL_AUTOCHECKPOINT_PAGES
+LOCK_WAIT_S: Final = 1.0
+FSYNC_WARN_S: Final = 0.020
+FSYNC_SAMPLES: Final = 20
+FSYNC_SAMPLING_S_MAX: Final = 2.0
+CLOCK_AHEAD_WARN_S: Final = 300
+#: A larger file is not read through when only a quick look is wanted.
+QUICK_BYTES_MAX: Final = 1 << 30
+PROBLEMS_MAX: Final = 100
+#: How many steps of SQLite's machine lie between two calls for progress (and for Ctrl-C).
+PROGRESS_STEPS: Final = 50_000
+#: A temporary file older than this was left behind, whoever has its process number now.
+LEFTOVER_AGE_S: Final = 86_400
+
+#: Bytes of the -shm file that a lock covers while its holder does this (wal-index locks,
+#: sqlite.org/walformat.html#wal_locks).
+_SHM_LOCKS: Final = {120: "writing", 121: "checkpointing", **dict.fromkeys(range(123, 128), "reading")}
+#: What `PRAGMA synchronous` says afterwards (sqlite.org/pragma.html#pragma_synchronous).
+_SYNCHRONOUS: Final = {Durability.POWER: 2, Durability.PROCESS: 1}
+_PACKAGES: Final = ("tallystick", "apsw", "blake3", "click", "msgspec", "orjson", "rich")
+_INDEX_PROBLEM: Final = re.compile(
+    r"missing from index|wrong # of entries in index|non-unique entry in index|values differ from index"
+)
+_TEMPORARY: Final = re.compile(r"(?P<base>.+)\.(?P<pid>\d+)\.tmp(-wal|-shm|-journal)?")
+_REWRITE: Final = "make a sound file of it: `tally export` and `tally import` into a new one"
+
+Status: TypeAlias = Literal["ok", "warn", "fail"]
+#: Process number -> what it does with the ledger: open, reading, writing, checkpointing.
+Holders: TypeAlias = dict[int, set[str]]
+_Reported: TypeAlias = Callable[[int], None] | None
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at: what was found, and what to do where it is not well."""
+
+    name: str
+    status: Status
+    finding: str
+    remedy: str = ""
+
+
+def examine(path: str | os.PathLike[str], *, quick: bool = False, progress: _Reported = None) -> list[Check]:
+    """Look at the ledger file and everything around it.
+
+    quick: compare no index with its table, and do not read a large file through. progress: is
+    given the pages read so far. Raises LedgerNotFound, NotALedger, NewerFormat and other
+    Unavailable where there is nothing that can be looked at.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        raise LedgerNotFound(str(path))
+    checks = [_engine(), _python_sqlite(), _versions()]
+    found = filesystem_type(path)
+    checks.append(_file_system(found))
+    if found in NETWORK_FILESYSTEMS:
+        return checks  # not even opened there
+    check_place(path)
+    if not path.exists():
+        raise LedgerNotFound(str(path))
+    checks.append(_file(path))
+    checks += _opened(path, quick, progress)
+    checks += [_disk(path), _fsync(path), _leftovers(path)]
+    return checks
+
+
+def _opened(path: Path, quick: bool, progress: _Reported) -> Iterator[Check]:
+    """What can be said once SQLite has the file open."""
+    others, log_bytes = holders(path), _size(_beside(path, "-wal"))
+    try:
+        # A head read before the log is never ahead of a sound one.
+        kept = read_head_file(path)
+        head_trouble = None
+    except Unavailable as error:
+        kept, head_trouble = None, error
+    try:
+        con = connect_reader(path, timeout_s=LOCK_WAIT_S)
+    except Locked:
+        yield _locked_out(path)
+        return
+    except (Corrupt, UnicodeDecodeError) as error:
+        yield _damaged(path, str(error) if isinstance(error, UnicodeDecodeError) else error)
+        return
+    except NotALedger as error:
+        if kept is None:
+            raise
+        finding = f"{error.problem}, yet the head file beside it says that it was a ledger"
+        yield Check("structure", "fail", finding, "restore a backup")
+        return
+    with closing(con):
+        yield _checked("ledger", path, lambda: _ledger(con))
+        yield _checked("settings", path, lambda: _settings(con))
+        yield _checked("guards", path, lambda: _guards(con))
+        yield _checked("structure", path, lambda: _structure(con, quick, progress))
+        if head_trouble is not None:
+            yield Check(
+                "head file", "fail", f"{head_trouble.problem}; appends are refused", head_trouble.remedy
+            )
+        else:
+            yield _checked("head file", path, lambda: _head_file(con, path, kept))
+        yield _checked("log", path, lambda: _log(con, path, others, log_bytes))
+        yield _checked("clock", path, lambda: _clock(con))
+    yield _checked("locks", path, lambda: _locks(path, others, keep_log=log_bytes > 0))
+
+
+def _checked(name: str, path: Path, look: Callable[[], Check]) -> Check:
+    """The check, or the trouble that kept it from being made."""
+    try:
+        with named_errors(path, LOCK_WAIT_S):
+            try:
+                return look()
+            except apsw.SQLError as error:
+                return Check(name, "fail", f"SQLite says: {error}", "run `tally verify`, restore a backup")
+    except Unavailable as error:
+        return Check(name, "fail", error.problem, error.remedy)
+    except UnicodeDecodeError as error:
+        return Check(name, "fail", f"text that is not UTF-8 ({error.reason})", "restore a backup")
+
+
+def _damaged(path: Path, error: Corrupt | str) -> Check:
+    named = error if isinstance(error, Corrupt) else Corrupt(str(path), error)
+    return Check("structure", "fail", named.problem, named.remedy)
+
+
+# -- programs ------------------------------------------------------------------------------
+
+
+def has_wal_reset_bug(version: str) -> bool:
+    """Whether a SQLite of this version can corrupt a file in WAL mode (sqlite.org/wal.html#walresetbug).
+
+    3.7.0 to 3.51.2, without the corrected 3.44.6 and 3.50.7 and what follows them in their lines.
+    """
+    number = tuple(int(part) for part in version.split(".")[:3])
+    corrected = (3, 44, 6) <= number < (3, 45) or (3, 50, 7) <= number < (3, 51)
+    return (3, 7) <= number < (3, 51, 3) and not corrected
+
+
+def _engine() -> Check:
+    version = apsw.sqlite_lib_version()
+    finding = f"SQLite {version} in apsw {apsw.apsw_version()}"
+    upgrade = "pip install --upgrade apsw; until then let one process at a time have the ledger open"
+    if has_wal_reset_bug(version):
+        finding += ": has the WAL-reset bug (3.7.0 to 3.51.2), which can corrupt the file"
+        return Check("engine", "fail", finding, upgrade)
+    if version == "3.52.0":
+        return Check(
+            "engine", "warn", f"{finding}: a release that was withdrawn", "pip install --upgrade apsw"
+        )
+    return Check("engine", "ok", f"{finding}, which has no WAL-reset bug")
+
+
+def _python_sqlite() -> Check:
+    """The other SQLite in this interpreter. Tallystick never opens a ledger with it."""
+    try:
+        from sqlite3 import sqlite_version as version
+    except ImportError:
+        return Check("python sqlite3", "ok", "this interpreter has none")
+    finding = f"SQLite {version}"
+    if has_wal_reset_bug(version):
+        finding += (
+            " has the WAL-reset bug by its number; Tallystick does not use it: do not write a ledger with it"
+        )
+    return Check("python sqlite3", "ok", finding)
+
+
+def _versions() -> Check:
+    found = [f"{platform.python_implementation()} {platform.python_version()}"]
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{package} without metadata")
+    return Check("versions", "ok", ", ".join(found))
+
+
+# -- the file and its place ----------------------------------------------------------------
+
+
+def _file_system(found: str | None) -> Check:
+    name = "file system"
+    if found in NETWORK_FILESYSTEMS:
+        finding = f"{found}, over the network: SQLite's locks cannot be trusted there; looked no further"
+        return Check(name, "fail", finding, "keep the ledger on a local disk and copy backups to the network")
+    if found in ("tmpfs", "ramfs"):
+        return Check(
+            name, "warn", f"{found}, in memory: the ledger is gone after a restart", "move it to a disk"
+        )
+    if found == "overlay":
+        finding = "overlay, as a container's own layer is: the ledger would be gone with the container"
+        return Check(name, "warn", finding, "keep the ledger on a volume")
+    return Check(name, "ok", found or "of a type that this system does not tell")
+
+
+def _file(path: Path) -> Check:
+    info = path.stat()
+    finding = f"{_bytes(info.st_size)}, {stat.filemode(info.st_mode)}"
+    real = os.path.realpath(path)
+    if path.is_symlink():
+        finding += f", a link to {real}"
+    if info.st_nlink > 1:
+        finding += (
+            f", and {info.st_nlink} names (hard links): opened by two names it has two logs, and is corrupted"
+        )
+        remedy = f"keep one name; `find {os.path.dirname(real)} -samefile {real}` finds the others"
+        return Check("file", "warn", finding, remedy)
+    if info.st_mode & stat.S_IWOTH:
+        return Check("file", "warn", f"{finding}: anyone on this machine may rewrite it", f"chmod o-w {path}")
+    if not os.access(path, os.W_OK):
+        return Check("file", "ok", f"{finding}; this user may only read it")
+    companions = (_beside(path, "-wal"), _beside(path, "-shm"), head_path(path))
+    denied = [other for other in companions if other.exists() and not os.access(other, os.W_OK)]
+    if denied:
+        finding += f"; this user may write it, but not {', '.join(other.name for other in denied)}"
+        return Check("file", "warn", finding, f"give them the ledger's owner: chown --reference={path}")
+    return Check("file", "ok", finding)
+
+
+def _disk(path: Path) -> Check:
+    usage = shutil.disk_usage(Path(os.path.realpath(path)).parent)
+    wanted = max(FREE_BYTES_WARN, _size(path) // 10)
+    finding = f"{_bytes(usage.free)} of {_bytes(usage.total)} free"
+    if usage.free < FREE_BYTES_FAIL:
+        return Check("disk", "fail", f"{finding}; appends are about to fail", "free some space")
+    if usage.free < wanted:
+        return Check("disk", "warn", f"{finding}, less than {_bytes(wanted)}", "free some space")
+    return Check("disk", "ok", finding)
+
+
+def fsync_time_s(directory: Path) -> float:
+    """How long a small write and its fsync take there: the median of several, in seconds.
+
+    Uses a file without a name, so that nothing is left behind. Raises OSError.
+    """
+    samples: list[float] = []
+    begun = time.perf_counter()
+    with tempfile.TemporaryFile(dir=directory, prefix=".tally-fsync-", buffering=0) as file:
+        for _ in range(FSYNC_SAMPLES):
+            start = time.perf_counter()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            samples.append(time.perf_counter() - start)
+            if time.perf_counter() - begun > FSYNC_SAMPLING_S_MAX:
+                break
+    return statistics.median(samples)
+
+
+def _fsync(path: Path) -> Check:
+    try:
+        duration_s = fsync_time_s(Path(os.path.realpath(path)).parent)
+    except OSError as error:
+        return Check("fsync", "ok", f"not measured: no file can be made beside the ledger ({error.strerror})")
+    finding = f"{duration_s * 1000:.2f} ms, the least that a durable append takes"
+    if duration_s <= FSYNC_WARN_S:
+        return Check("fsync", "ok", finding)
+    remedy = "use a faster disk, append in batches or from several threads (one fsync serves many)"
+    return Check("fsync", "warn", finding, remedy)
+
+
+def _leftovers(path: Path) -> Check:
+    """Temporary files of backups, imports and head writes whose process is gone."""
+    left, busy = [], 0
+    try:
+        names = sorted(os.listdir(path.parent))
+    except OSError as error:
+        return Check("leftovers", "ok", f"not looked for: the directory cannot be listed ({error.strerror})")
+    for name in names:
+        match = _TEMPORARY.fullmatch(name)
+        if match is None or not _is_ours(path, match):
+            continue
+        if _in_progress(path.with_name(name), int(match["pid"])):
+            busy += 1
+        else:
+            left.append(name)
+    under_way = f"{busy} of work under way" if busy else ""
+    if not left:
+        return Check("leftovers", "ok", under_way or "none")
+    size = _bytes(sum(_size(path.with_name(name)) for name in left))
+    finding = f"{size} of interrupted backups, imports or head writes: {', '.join(left[:5])}"
+    finding += f" and {len(left) - 5} more" if len(left) > 5 else ""
+    return Check("leftovers", "warn", finding + (f"; {under_way}" if busy else ""), "delete them")
+
+
+def _is_ours(path: Path, match: re.Match[str]) -> bool:
+    """Named after this ledger; or, as a backup under another name, beside a file that bears the mark."""
+    base = match["base"]
+    if base == path.name or base.startswith(f"{path.name}."):
+        return True
+    try:
+        with path.with_name(f"{base}.{match['pid']}.tmp").open("rb") as file:
+            return file.read(72)[68:] == b"TALY"
+    except OSError:
+        return False
+
+
+def _in_progress(path: Path, pid: int) -> bool:
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except OSError:
+        return True  # gone meanwhile
+    return age_s < LEFTOVER_AGE_S and (not Path("/proc/self").exists() or Path(f"/proc/{pid}").exists())
+
+
+# -- inside the file -----------------------------------------------------------------------
+
+
+def _ledger(con: apsw.Connection) -> Check:
+    row: Any = con.execute(f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq = 1").fetchone()
+    last = con.execute("SELECT max(seq) FROM events").get
+    if last is None:
+        return Check(
+            "ledger", "fail", "holds no events: its creation was cut short", "finish it: `tally init`"
+        )
+    ledger_id = None if row is None else ledger_id_of(row)
+    if ledger_id is None:
+        return Check(
+            "ledger", "fail", "its event 1 is no ledger.created", "run `tally verify`, restore a backup"
+        )
+    return Check("ledger", "ok", f"{ledger_id.hex()}, format {con.pragma('user_version')}, {last:,} events")
+
+
+def _settings(con: apsw.Connection) -> Check:
+    """Those that the file keeps, and whether the engine takes those that each connection sets.
+
+    application_id and user_version had to fit for the file to be opened at all.
+    """
+    mode, page_size = con.pragma("journal_mode"), con.pragma("page_size")
+    if con.open_flags & apsw.SQLITE_OPEN_URI:
+        mode = "not told in a read-only directory"
+    auto_vacuum = con.pragma("auto_vacuum")
+    finding = f"in the file: journal_mode {mode}, page_size {page_size}, auto_vacuum {auto_vacuum}"
+    finding += (
+        f", application_id {con.pragma('application_id'):#x}, user_version {con.pragma('user_version')}"
+    )
+    if mode in ("delete", "truncate", "persist", "memory", "off"):
+        remedy = "find out which program changed it; the next append sets it back"
+        return Check("settings", "fail", f"{finding}; journal_mode must be wal", remedy)
+    for durability, taken in _SYNCHRONOUS.items():
+        con.execute(f"PRAGMA synchronous={durability.value}")
+        found = con.pragma("synchronous")
+        if found != taken:
+            finding = f"synchronous={durability.value} is not taken by this engine (it says {found})"
+            return Check("settings", "fail", finding, "pip install --upgrade apsw")
+    if page_size != PAGE_SIZE or auto_vacuum:
+        finding += f"; expected page_size {PAGE_SIZE} and auto_vacuum 0: sound, but slower"
+        return Check("settings", "warn", finding, _REWRITE)
+    finding += "; per connection: synchronous FULL (power) or NORMAL (process)"
+    return Check("settings", "ok", f"{finding}, wal_autocheckpoint {WAL_AUTOCHECKPOINT_PAGES}")
+
+
+def _guards(con: apsw.Connection) -> Check:
+    """Table, indexes and triggers against those that a new ledger gets."""
+    with closing(apsw.Connection(":memory:")) as new:
+        new.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+        expected = _schema(new)
+    actual = _schema(con)
+    wrong = [f"{name} is missing" for name in expected if name not in actual]
+    wrong += [f"{name} is another" for name in expected if name in actual and actual[name] != expected[name]]
+    foreign = [name for name in actual if name not in expected]
+    wrong += [f"{name} does not belong here" for name in foreign if name.startswith("trigger ")]
+    if wrong:
+        finding = f"{'; '.join(wrong[:6])}: another program changed the file"
+        return Check(
+            "guards", "fail", finding, f"run `tally verify --expect` with a head kept elsewhere; {_REWRITE}"
+        )
+    if foreign:
+        finding = f"beside the ledger's own: {', '.join(foreign[:6])}"
+        return Check("guards", "warn", finding, "keep other tables in another file")
+    counts = [sum(name.startswith(kind) for name in expected) for kind in ("trigger ", "index ")]
+    return Check("guards", "ok", f"all {counts[0]} triggers and {counts[1]} indexes, as in a new ledger")
+
+
+def _schema(con: apsw.Connection) -> dict[str, tuple[bytes, bytes]]:
+    """`type name` -> table and SQL. Text as bytes, for it may not be UTF-8; SQLite's own left out."""
+    rows: Any = con.execute(
+        "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(sql AS BLOB)"
+        " FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    ).fetchall()
+    return {
+        f"{(kind or b'').decode(errors='replace')} {(name or b'').decode(errors='replace')}": (table, sql)
+        for kind, name, table, sql in rows
+    }
+
+
+def _structure(con: apsw.Connection, quick: bool, progress: _Reported) -> Check:
+    size = con.pragma("page_count") * con.pragma("page_size")
+    if quick and size > QUICK_BYTES_MAX:
+        finding = f"not looked at: {_bytes(size)} are too many for a quick look"
+        return Check("structure", "ok", finding, "run it without --quick")
+
+    def step() -> bool:
+        if progress is not None:
+            progress(con.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0])
+        return False
+
+    pragma = "quick_check" if quick else "integrity_check"
+    con.set_progress_handler(step, PROGRESS_STEPS)
+    said: Any = con.execute(f"PRAGMA {pragma}({PROBLEMS_MAX})").fetchall()
+    con.set_progress_handler(None)
+    problems = [line for (text,) in said for line in str(text).splitlines() if not line.startswith("***")]
+    if problems == ["ok"]:
+        compared = (
+            "indexes counted, but not compared with the table" if quick else "indexes agree with the table"
+        )
+        return Check("structure", "ok", f"{pragma} of {_bytes(size)} found nothing; {compared}")
+    finding = "; ".join(problems[:3])
+    if len(problems) > 3:
+        finding += f" and {len(problems) - 3}{' or more' if len(problems) >= PROBLEMS_MAX else ''} others"
+    if all(_INDEX_PROBLEM.search(problem) for problem in problems):
+        return Check("structure", "fail", f"an index is not its table's: {finding}", _REWRITE)
+    return Check("structure", "fail", finding, "run `tally verify`, then restore a backup")
+
+
+def _head_file(con: apsw.Connection, path: Path, kept: Any) -> Check:
+    name = "head file"
+    last = con.execute("SELECT max(seq) FROM events").get or 0
+    if kept is None:
+        finding = "missing: nothing would notice a log that lost its end"
+        return Check(
+            name, "warn", finding, f"the next append writes it; before, see that {last:,} events are all"
+        )
+    first: Any = con.execute(f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq = 1").fetchone()
+    ledger_id = None if first is None else ledger_id_of(first)
+    found = con.execute("SELECT hash FROM events WHERE seq = ?", (kept.seq,)).get
+    if kept.ledger_id != ledger_id:
+        finding, remedy = "names another ledger", "put the right one back, or keep it under another name"
+    elif found is None:
+        lost = TailLost(str(path), last, kept.seq, head_path(path).name)
+        finding, remedy = lost.problem, lost.remedy
+    elif found != kept.hash:
+        finding = f"event {kept.seq} is not the one that it vouches for: history was replaced"
+        remedy = "run `tally verify`, then restore a backup"
+    else:
+        return Check(name, "ok", f"vouches for event {kept.seq:,} of {last:,}")
+    return Check(name, "fail", f"{finding}; appends are refused", remedy)
+
+
+def _log(con: apsw.Connection, path: Path, others: Holders | None, bytes_before: int) -> Check:
+    """The write-ahead log. `others` and `bytes_before` as they were before this process opened it."""
+    # This kind of checkpoint moves nothing and tells how far the last one came.
+    pages, folded = con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+    waiting = max(pages, 0) - max(folded, 0)
+    finding = f"{_bytes(_size(_beside(path, '-wal')))}, {waiting:,} pages not yet in the file"
+    if waiting > WAL_PAGES_WARN:
+        readers = _named(others, "reading")
+        finding += f"; a checkpoint should come every {WAL_AUTOCHECKPOINT_PAGES:,}"
+        finding += f". Readers that pin it: {readers}" if readers else ""
+        return Check(
+            "log", "warn", finding, "end the reader that never finishes; the next append then folds it in"
+        )
+    if bytes_before and waiting and others == {}:
+        finding += ", left by a process that was killed (or closed it while another was reading)"
+        remedy = (
+            "nothing is lost, and the next append folds it in; never delete or leave behind the -wal file"
+        )
+        return Check("log", "warn", finding, remedy)
+    return Check("log", "ok", finding)
+
+
+def _clock(con: apsw.Connection) -> Check:
+    at = con.execute("SELECT at FROM events ORDER BY seq DESC LIMIT 1").get
+    if not isinstance(at, int):
+        return Check("clock", "ok", "nothing to compare it with")
+    ahead_s = at / 1e6 - time.time()
+    if ahead_s <= CLOCK_AHEAD_WARN_S:
+        return Check("clock", "ok", f"the last event is {_age(-ahead_s)} old" if ahead_s < 0 else "agrees")
+    finding = (
+        f"the last event lies {_age(ahead_s)} in the future: this clock is slow, or its writer's was fast"
+    )
+    return Check(
+        "clock", "warn", finding, "set the clocks (NTP); the order of events does not depend on them"
+    )
+
+
+# -- other processes -----------------------------------------------------------------------
+
+
+def holders(path: Path) -> Holders | None:
+    """The other processes that have the ledger open, and what they do; None where /proc does not tell.
+
+    Those of other users are seen by their locks alone, and those of other containers not at all.
+    """
+    if not Path("/proc/self/fd").exists():
+        return None
+    inodes: dict[tuple[int, int], str] = {}
+    for file in (Path(os.path.realpath(path)), _beside(path, "-wal"), _beside(path, "-shm")):
+        try:
+            info = file.stat()
+        except OSError:
+            continue
+        inodes[info.st_dev, info.st_ino] = file.name
+    found: Holders = {}
+    for directory in Path("/proc").glob("[0-9]*/fd"):
+        pid = int(directory.parent.name)
+        try:
+            for link in directory.iterdir():
+                info = link.stat()
+                if (info.st_dev, info.st_ino) in inodes:
+                    found.setdefault(pid, set()).add("open")
+                    break
+        except OSError:
+            continue
+    for pid, device, inode, first, last in _system_locks():
+        # Some file systems give locks another device number: then an open descriptor must agree.
+        known = (device, inode) in inodes or (pid in found and any(inode == other for _, other in inodes))
+        if known:
+            does = found.setdefault(pid, set())
+            does.add("open")
+            does.update(what for byte, what in _SHM_LOCKS.items() if first <= byte <= last)
+    found.pop(os.getpid(), None)
+    return found
+
+
+def _system_locks() -> Iterator[tuple[int, int, int, int, float]]:
+    """Locks held now (proc_locks(5)): process, device, inode, first and last byte."""
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields = line.split()
+        if "->" in fields or len(fields) != 8 or fields[1] != "POSIX":
+            continue
+        major, minor, inode = fields[5].split(":")
+        last = float("inf") if fields[7] == "EOF" else int(fields[7])
+        yield int(fields[4]), os.makedev(int(major, 16), int(minor, 16)), int(inode), int(fields[6]), last
+
+
+def _named(found: Holders | None, doing: str) -> str:
+    """The processes that do it, each with what it does: `4711 (python3), 4712 (tally, writing)`."""
+    names = []
+    for pid, does in sorted((found or {}).items()):
+        if doing not in does:
+            continue
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            name = "gone since"
+        names.append(f"{pid} ({', '.join([name, *sorted(does - {'open'})])})")
+    return ", ".join(names)
+
+
+def _locked_out(path: Path) -> Check:
+    who = _named(holders(path), "open") or "another process"
+    finding = f"{who} keeps the whole file locked: nobody else can read or write it"
+    return Check(
+        "locks", "fail", finding, "let that program finish or end it, and open ledgers with Tallystick alone"
+    )
+
+
+def _locks(path: Path, others: Holders | None, *, keep_log: bool) -> Check:
+    """Take the write lock and give it back; who has it, if it cannot be had."""
+    known = "no other process has it open" if others == {} else f"open in {_named(others, 'open')}"
+    known = "" if others is None else f"{known}; "
+    if not os.access(path, os.W_OK):
+        return Check("locks", "ok", f"{known}the write lock was not tried: this user may only read the file")
+    try:
+        con = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    except apsw.CantOpenError:
+        return Check(
+            "locks", "ok", f"{known}the write lock was not tried: the file cannot be opened for writing"
+        )
+    with closing(con):
+        # The last to close would fold a log into the file, which is not the doctor's to do. An
+        # empty one is cleared away with it, as it was before.
+        con.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep_log))
+        con.execute("PRAGMA wal_autocheckpoint=0")
+        con.set_busy_timeout(int(LOCK_WAIT_S * 1000))
+        start = time.perf_counter()
+        try:
+            con.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError:
+            who = _named(holders(path), "writing")
+            finding = f"another process has held the write lock for > {LOCK_WAIT_S:g} s"
+            remedy = (
+                "let it finish if it is an import or a large batch; else end it: nothing acknowledged is lost"
+            )
+            return Check("locks", "warn", finding + (f": {who}" if who else ""), remedy)
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            return Check("locks", "ok", f"{known}the write lock was not tried: the directory is read-only")
+        con.execute("ROLLBACK")
+        waited_ms = (time.perf_counter() - start) * 1000
+    return Check("locks", "ok", f"{known}the write lock was free within {waited_ms:.1f} ms")
+
+
+# -- words ---------------------------------------------------------------------------------
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """SQLite's own files lie beside the real file, whatever link led to it."""
+    return Path(os.path.realpath(path) + suffix)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,165 @@
+"""What the tests of the command share: running it here, in a process of its own, and on a terminal."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import json
+import os
+import pty
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tallystick import Ledger
+from tallystick.cli import main
+
+COMMAND = [sys.executable, "-c", "import sys; from tallystick.cli import main; sys.exit(main())"]
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("TALLY_LEDGER", "TALLY_DEBUG", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def tally(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command in this process; gives status, stdout and stderr."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
+        capsys.readouterr()
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        return Result(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start the command in a process of its own; whatever still runs is killed at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen([*COMMAND, *arguments], **(pipes | settings)))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+@pytest.fixture
+def terminal() -> Callable[..., tuple[int, str]]:
+    """Run the command on a terminal; gives status and all that the terminal was sent.
+
+    `keys` are typed once the text `after` was shown.
+    """
+
+    def run(
+        *arguments: str, columns: int = 80, after: str = "", keys: bytes = b"", **environment: str
+    ) -> tuple[int, str]:
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.environ.update({"TERM": "xterm-256color", "COLUMNS": str(columns)} | environment)
+            os.execv(sys.executable, [*COMMAND, *arguments])
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        shown = b""
+        try:
+            while True:
+                if keys and after.encode() in shown:
+                    os.write(fd, keys)
+                    keys = b""
+                try:
+                    piece = os.read(fd, 1 << 16)
+                except OSError as error:  # Linux says so when the other side is gone
+                    assert error.errno == errno.EIO
+                    break
+                if not piece:
+                    break
+                shown += piece
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        finally:
+            os.close(fd)
+            _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status), shown.decode().replace("\r\n", "\n")
+
+    return run
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    """The default ledger, with ledger.created and five orders."""
+    path = tmp_path / "agents.tally"
+    at = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
+    with Ledger.open(path) as ledger:
+        for number in range(1, 6):
+            ledger.append(
+                "order.placed" if number % 2 else "order.shipped",
+                {"order": number, "note": f"Number {number}"},
+                stream=f"order:{number % 2}",
+                key=f"key-{number}",
+                meta={"actor": "bot"},
+                at=at + number * 60_000_000,
+            )
+    return path
+
+
+@pytest.fixture
+def alter() -> Callable[..., None]:
+    """Change a column of an event with plain SQLite, past the guards in the file."""
+
+    def change(path: Path, seq: int, **columns: object) -> None:
+        with closing(sqlite3.connect(path)) as con:
+            con.execute("DROP TRIGGER IF EXISTS events_no_update")
+            for name, value in columns.items():
+                con.execute(f"UPDATE events SET {name} = ? WHERE seq = ?", (value, seq))
+            con.commit()
+
+    return change
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], Any]:
+    """Wait for a condition to hold; gives its value."""
+
+    def wait(condition: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + 20
+        while not (value := condition()):
+            assert time.monotonic() < deadline, "waited for 20 s"
+            time.sleep(0.02)
+        return value
+
+    return wait
