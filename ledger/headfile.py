@@ -19,8 +19,14 @@ WRITE_EVERY_S: Final = 1.0
 
 
 def head_path(ledger: str | os.PathLike[str]) -> Path:
-    """Where a ledger's head file lies."""
-    return Path(f"{os.fspath(ledger)}.head")
+    """Where a ledger's head file lies: beside the real file, whatever link led to it."""
+    return beside(ledger, ".head")
+
+
+def beside(ledger: str | os.PathLike[str], suffix: str) -> Path:
+    """A file beside the ledger's, where SQLite, too, puts its own."""
+    path = os.fspath(ledger)
+    return Path((os.path.realpath(path) if os.path.islink(path) else path) + suffix)
 
 
 def read_head_file(ledger: str | os.PathLike[str]) -> Head | None:

@@ -37,6 +37,7 @@ from .headfile import HeadFile, head_path, read_head_file
 from .portable import export_line
 from .sqlite import Durability, SQLiteStore
 from .store import Store
+from .walk import ledger_id_of
 
 CHUNK_EVENTS: Final = 1000
 FOLLOW_POLL_S: Final = 0.1
@@ -128,7 +129,7 @@ class Ledger:
             raise NotALedger(
                 str(self._path), "holds no events", "open it for writing once to finish creating it"
             )
-        ledger_id = verify.ledger_id_of(first)
+        ledger_id = ledger_id_of(first)
         if ledger_id is None:
             raise NotALedger(str(self._path), "its event 1 is no ledger.created", "run `tally verify`")
         if not self._read_only:
@@ -324,8 +325,10 @@ class Ledger:
         """Events with `after < seq < before`, oldest first, newest first with `reverse`.
 
         kinds: exact kinds or glob patterns such as `message.*`. Constant memory; no lock is
-        held between pages.
+        held between pages. Raises InvalidEvent, MalformedEvent, Unavailable.
         """
+        if isinstance(kinds, str):
+            raise InvalidEvent("kinds", f"{kinds!r} is one string", "give a list of kinds or patterns")
         rows = self._store.read(
             after, before=before, stream=stream, kinds=kinds, limit=limit, reverse=reverse
         )

@@ -20,6 +20,7 @@ from .errors import BadLine, MalformedEvent, Unavailable
 from .event import Head, Row
 from .headfile import HeadFile, head_path
 from .sqlite import SQLiteStore
+from .walk import Walk
 
 CHUNK_EVENTS: Final = 1000
 CHUNK_BYTES: Final = 4 << 20
@@ -134,7 +135,7 @@ def import_lines(
     try:
         store = SQLiteStore(temporary)
         try:
-            walk = verify.Walk(None)
+            walk = Walk(None)
             walk.run(_stored_once_checked(lines, source, store), progress)
             report = verify.conclude(store, walk, expect=expect)
         finally:

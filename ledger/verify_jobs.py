@@ -17,7 +17,8 @@ import msgspec
 
 from .errors import TallyError, Unavailable
 from .sqlite import SQLiteStore
-from .verify import Finding, Problem, Reader, Walk, diagnose
+from .verify import Reader
+from .walk import Finding, Problem, Walk, diagnose
 
 _SPAN_EVENTS_MIN: Final = 1000
 

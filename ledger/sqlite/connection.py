@@ -16,6 +16,7 @@ from urllib.parse import quote
 import apsw
 
 from ..errors import Conflict, Corrupt, LedgerNotFound, Locked, NewerFormat, NotALedger, Unavailable
+from ..headfile import beside
 from ..records import FORMAT_VERSION
 
 APPLICATION_ID: Final = 0x54414C59  # "TALY", at offset 68 of the file header
@@ -161,14 +162,13 @@ def refuse_foreign(path: Path) -> None:
     except (OSError, apsw.CantOpenError):
         return
     try:
-        marked = con.pragma("application_id") == APPLICATION_ID
-        foreign = not marked and not _is_empty(con)
-        if not marked and not foreign and Path(f"{path}-wal").exists():
+        foreign = _is_foreign(con)
+        if not foreign and _is_empty(con) and beside(path, "-wal").exists():
             # Its mark, or another's, may stand in the write-ahead log still. A connection that
             # cannot write reads the log and leaves it as it is.
             con.close()
             con = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-            foreign = con.pragma("application_id") != APPLICATION_ID and not _is_empty(con)
+            foreign = _is_foreign(con)
     except apsw.NotADBError:
         raise
     except apsw.Error:
@@ -191,6 +191,18 @@ def connect_writer(path: Path, *, create: bool, synchronous: str, timeout_s: flo
         raise Unavailable(
             str(path), "the file is read-only", "check its permissions, or open it with read_only=True"
         )
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return _connect_writer(path, create, synchronous, timeout_s)
+        except Locked:
+            # Where several make the same new file, SQLite calls no busy handler: one has to yield.
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(random.uniform(0.0002, 0.004))
+
+
+def _connect_writer(path: Path, create: bool, synchronous: str, timeout_s: float) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     with named_errors(path, timeout_s):
         refuse_foreign(path)
@@ -229,7 +241,7 @@ def connect_reader(path: Path, *, timeout_s: float) -> apsw.Connection:
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             # A WAL database wants its -shm file, and the directory may not be written. Without
             # a log beside it the file is complete, and can be read as it lies.
-            wal = Path(f"{path}-wal")
+            wal = beside(path, "-wal")
             if os.access(path.parent, os.W_OK) or not os.access(path, os.R_OK):
                 raise
             if wal.exists() and wal.stat().st_size:
@@ -268,6 +280,11 @@ def _settle(con: apsw.Connection, cache_kib: int) -> None:
     con.execute("PRAGMA temp_store=MEMORY")
     con.execute(f"PRAGMA cache_size=-{cache_kib}")
     con.execute("PRAGMA cell_size_check=ON")
+
+
+def _is_foreign(con: apsw.Connection) -> bool:
+    """Whether it holds something and lacks the mark, asked in the order in which a ledger gets both."""
+    return not _is_empty(con) and con.pragma("application_id") != APPLICATION_ID
 
 
 def _is_empty(con: apsw.Connection) -> bool:

@@ -28,8 +28,8 @@ import msgspec
 
 from ..errors import Corrupt, LedgerNotFound, Locked, NotALedger, TailLost, Unavailable
 from ..event import COLUMNS
-from ..headfile import head_path, read_head_file
-from ..verify import ledger_id_of
+from ..headfile import beside, head_path, read_head_file
+from ..walk import ledger_id_of
 from .connection import (
     NETWORK_FILESYSTEMS,
     PAGE_SIZE,
@@ -39,6 +39,7 @@ from .connection import (
     filesystem_type,
     named_errors,
 )
+from .holders import Holders, holders, named
 from .store import Durability
 
 FREE_BYTES_WARN: Final = 1 << 30
@@ -58,9 +59,6 @@ PROGRESS_STEPS: Final = 50_000
 #: A temporary file older than this was left behind, whoever has its process number now.
 LEFTOVER_AGE_S: Final = 86_400
 
-#: Bytes of the -shm file that a lock covers while its holder does this (wal-index locks,
-#: sqlite.org/walformat.html#wal_locks).
-_SHM_LOCKS: Final = {120: "writing", 121: "checkpointing", **dict.fromkeys(range(123, 128), "reading")}
 #: What `PRAGMA synchronous` says afterwards (sqlite.org/pragma.html#pragma_synchronous).
 _SYNCHRONOUS: Final = {Durability.POWER: 2, Durability.PROCESS: 1}
 _PACKAGES: Final = ("tallystick", "apsw", "blake3", "click", "msgspec", "orjson", "rich")
@@ -71,8 +69,6 @@ _TEMPORARY: Final = re.compile(r"(?P<base>.+)\.(?P<pid>\d+)\.tmp(-wal|-shm|-jour
 _REWRITE: Final = "make a sound file of it: `tally export` and `tally import` into a new one"
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
-#: Process number -> what it does with the ledger: open, reading, writing, checkpointing.
-Holders: TypeAlias = dict[int, set[str]]
 _Reported: TypeAlias = Callable[[int], None] | None
 
 
@@ -111,7 +107,7 @@ def examine(path: str | os.PathLike[str], *, quick: bool = False, progress: _Rep
 
 def _opened(path: Path, quick: bool, progress: _Reported) -> Iterator[Check]:
     """What can be said once SQLite has the file open."""
-    others, log_bytes = holders(path), _size(_beside(path, "-wal"))
+    others, log_bytes = holders(path), _size(beside(path, "-wal"))
     try:
         # A head read before the log is never ahead of a sound one.
         kept = read_head_file(path)
@@ -252,7 +248,7 @@ def _file(path: Path) -> Check:
         return Check("file", "warn", f"{finding}: anyone on this machine may rewrite it", f"chmod o-w {path}")
     if not os.access(path, os.W_OK):
         return Check("file", "ok", f"{finding}; this user may only read it")
-    companions = (_beside(path, "-wal"), _beside(path, "-shm"), head_path(path))
+    companions = (beside(path, "-wal"), beside(path, "-shm"), head_path(path))
     denied = [other for other in companions if other.exists() and not os.access(other, os.W_OK)]
     if denied:
         finding += f"; this user may write it, but not {', '.join(other.name for other in denied)}"
@@ -484,9 +480,9 @@ def _log(con: apsw.Connection, path: Path, others: Holders | None, bytes_before:
     # This kind of checkpoint moves nothing and tells how far the last one came.
     pages, folded = con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
     waiting = max(pages, 0) - max(folded, 0)
-    finding = f"{_bytes(_size(_beside(path, '-wal')))}, {waiting:,} pages not yet in the file"
+    finding = f"{_bytes(_size(beside(path, '-wal')))}, {waiting:,} pages not yet in the file"
     if waiting > WAL_PAGES_WARN:
-        readers = _named(others, "reading")
+        readers = named(others, "reading")
         finding += f"; a checkpoint should come every {WAL_AUTOCHECKPOINT_PAGES:,}"
         finding += f". Readers that pin it: {readers}" if readers else ""
         return Check(
@@ -519,73 +515,8 @@ def _clock(con: apsw.Connection) -> Check:
 # -- other processes -----------------------------------------------------------------------
 
 
-def holders(path: Path) -> Holders | None:
-    """The other processes that have the ledger open, and what they do; None where /proc does not tell.
-
-    Those of other users are seen by their locks alone, and those of other containers not at all.
-    """
-    if not Path("/proc/self/fd").exists():
-        return None
-    inodes: dict[tuple[int, int], str] = {}
-    for file in (Path(os.path.realpath(path)), _beside(path, "-wal"), _beside(path, "-shm")):
-        try:
-            info = file.stat()
-        except OSError:
-            continue
-        inodes[info.st_dev, info.st_ino] = file.name
-    found: Holders = {}
-    for directory in Path("/proc").glob("[0-9]*/fd"):
-        pid = int(directory.parent.name)
-        try:
-            for link in directory.iterdir():
-                info = link.stat()
-                if (info.st_dev, info.st_ino) in inodes:
-                    found.setdefault(pid, set()).add("open")
-                    break
-        except OSError:
-            continue
-    for pid, device, inode, first, last in _system_locks():
-        # Some file systems give locks another device number: then an open descriptor must agree.
-        known = (device, inode) in inodes or (pid in found and any(inode == other for _, other in inodes))
-        if known:
-            does = found.setdefault(pid, set())
-            does.add("open")
-            does.update(what for byte, what in _SHM_LOCKS.items() if first <= byte <= last)
-    found.pop(os.getpid(), None)
-    return found
-
-
-def _system_locks() -> Iterator[tuple[int, int, int, int, float]]:
-    """Locks held now (proc_locks(5)): process, device, inode, first and last byte."""
-    try:
-        lines = Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        fields = line.split()
-        if "->" in fields or len(fields) != 8 or fields[1] != "POSIX":
-            continue
-        major, minor, inode = fields[5].split(":")
-        last = float("inf") if fields[7] == "EOF" else int(fields[7])
-        yield int(fields[4]), os.makedev(int(major, 16), int(minor, 16)), int(inode), int(fields[6]), last
-
-
-def _named(found: Holders | None, doing: str) -> str:
-    """The processes that do it, each with what it does: `4711 (python3), 4712 (tally, writing)`."""
-    names = []
-    for pid, does in sorted((found or {}).items()):
-        if doing not in does:
-            continue
-        try:
-            name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
-            name = "gone since"
-        names.append(f"{pid} ({', '.join([name, *sorted(does - {'open'})])})")
-    return ", ".join(names)
-
-
 def _locked_out(path: Path) -> Check:
-    who = _named(holders(path), "open") or "another process"
+    who = named(holders(path), "open") or "another process"
     finding = f"{who} keeps the whole file locked: nobody else can read or write it"
     return Check(
         "locks", "fail", finding, "let that program finish or end it, and open ledgers with Tallystick alone"
@@ -594,7 +525,7 @@ def _locked_out(path: Path) -> Check:
 
 def _locks(path: Path, others: Holders | None, *, keep_log: bool) -> Check:
     """Take the write lock and give it back; who has it, if it cannot be had."""
-    known = "no other process has it open" if others == {} else f"open in {_named(others, 'open')}"
+    known = "no other process has it open" if others == {} else f"open in {named(others, 'open')}"
     known = "" if others is None else f"{known}; "
     if not os.access(path, os.W_OK):
         return Check("locks", "ok", f"{known}the write lock was not tried: this user may only read the file")
@@ -614,7 +545,7 @@ def _locks(path: Path, others: Holders | None, *, keep_log: bool) -> Check:
         try:
             con.execute("BEGIN IMMEDIATE")
         except apsw.BusyError:
-            who = _named(holders(path), "writing")
+            who = named(holders(path), "writing")
             finding = f"another process has held the write lock for > {LOCK_WAIT_S:g} s"
             remedy = (
                 "let it finish if it is an import or a large batch; else end it: nothing acknowledged is lost"
@@ -628,11 +559,6 @@ def _locks(path: Path, others: Holders | None, *, keep_log: bool) -> Check:
 
 
 # -- words ---------------------------------------------------------------------------------
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    """SQLite's own files lie beside the real file, whatever link led to it."""
-    return Path(os.path.realpath(path) + suffix)
 
 
 def _size(path: Path) -> int:

@@ -20,6 +20,7 @@ import apsw
 from ..chain import NO_HASH
 from ..errors import Closed, Corrupt, OutcomeUnknown, TracesRemain, Unavailable
 from ..event import COLUMNS, Head, Row
+from ..headfile import beside
 from ..store import Build
 from .connection import connect_reader, connect_writer, immediate, named_errors
 
@@ -303,7 +304,7 @@ class SQLiteStore:
             "last_at": last_at,
             "kinds": dict(kinds),
             "file_bytes": _size(self.path),
-            "wal_bytes": _size(Path(f"{self.path}-wal")),
+            "wal_bytes": _size(beside(self.path, "-wal")),
         }
 
     def copy_to(self, path: Path) -> None:
@@ -321,7 +322,7 @@ class SQLiteStore:
         if self.durability is Durability.POWER or self.read_only:
             return
         try:
-            fd = os.open(f"{self.path}-wal", os.O_RDONLY)
+            fd = os.open(beside(self.path, "-wal"), os.O_RDONLY)
         except FileNotFoundError:
             return
         try:

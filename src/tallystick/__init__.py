@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from tallystick.ledger.portable import import_lines
     from tallystick.ledger.sqlite.store import Durability, SQLiteStore
     from tallystick.ledger.store import Store
-    from tallystick.ledger.verify import Finding, Problem, Report, Verdict
+    from tallystick.ledger.verify import Report, Verdict
+    from tallystick.ledger.walk import Finding, Problem
 
 __all__ = [
     "AsyncLedger",
@@ -129,8 +130,8 @@ _EXPORTS: dict[str, str] = {
     "SQLiteStore": "tallystick.ledger.sqlite.store",
     "import_lines": "tallystick.ledger.portable",
     "Store": "tallystick.ledger.store",
-    "Finding": "tallystick.ledger.verify",
-    "Problem": "tallystick.ledger.verify",
+    "Finding": "tallystick.ledger.walk",
+    "Problem": "tallystick.ledger.walk",
     "Report": "tallystick.ledger.verify",
     "Verdict": "tallystick.ledger.verify",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tallystick import Head, Unavailable
+from tallystick import Durability, Head, Ledger, Unavailable
 from tallystick.ledger import headfile
 from tallystick.ledger.headfile import HeadFile, head_path, read_head_file
 
@@ -134,3 +134,17 @@ def test_a_crash_leaves_the_old_file_or_the_new_one(path: Path, monkeypatch: pyt
             with pytest.raises(Crash):
                 HeadFile(path).write(head(2))
         assert read_head_file(path) == head(1)
+
+
+def test_a_link_shares_the_real_files_head_and_log(tmp_path: Path) -> None:
+    """SQLite keeps its log beside the real file; the head file lies there, too."""
+    (tmp_path / "data").mkdir()
+    link = tmp_path / "link.tally"
+    link.symlink_to(tmp_path / "data" / "real.tally")
+    with Ledger.open(tmp_path / "data" / "real.tally"):
+        pass
+    with Ledger.open(link, durability=Durability.PROCESS) as ledger:
+        ledger.append("a.b")
+        assert ledger.stats()["wal_bytes"] > 0
+    assert read_head_file(link) == read_head_file(tmp_path / "data" / "real.tally")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "link.tally"}

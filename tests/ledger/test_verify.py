@@ -26,7 +26,7 @@ from tallystick import (
     Unavailable,
     Verdict,
 )
-from tallystick.ledger import verify as verify_module
+from tallystick.ledger import walk as walk_module
 from tallystick.ledger.headfile import head_path
 from tallystick.ledger.verify import verify
 
@@ -376,7 +376,7 @@ def test_a_stream_sees_that_a_row_of_it_was_taken_out(copied: Path) -> None:
 
 
 def test_progress_counts_the_events_checked(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_module, "PROGRESS_EVERY", 500)
+    monkeypatch.setattr(walk_module, "PROGRESS_EVERY", 500)
     with Ledger.open(large, read_only=True) as ledger:
         counts: list[int] = []
         ledger.verify(progress=counts.append)
@@ -398,7 +398,7 @@ def test_progress_of_processes(large: Path) -> None:
 
 
 def test_progress_may_stop_it(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_module, "PROGRESS_EVERY", 500)
+    monkeypatch.setattr(walk_module, "PROGRESS_EVERY", 500)
 
     class Stop(Exception):
         pass
