@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,18 +55,32 @@ def verify_command(
     head` prints somewhere else and pass it as --expect. BROKEN: the first bad event, and what is
     wrong with it; exit status 1.
     """
+    from tallystick.ledger.headfile import read_head_file
+    from tallystick.ledger.sqlite import SQLiteStore
+    from tallystick.ledger.verify import verify
+
     if expect is not None and (span is not None or stream is not None):
         raise click.UsageError("--expect speaks of the whole log; leave out --range and --stream")
     if span is not None and stream is not None:
         raise click.UsageError("--range and --stream exclude each other")
-    with open_to_read(path) as ledger:
-        last = ledger.head().seq
+    # Not through Ledger, which needs a readable event 1 to open: that may be what is broken.
+    with closing(SQLiteStore(path, create=False, read_only=True)) as store:
+        last = store.head().seq
         bounds = None if span is None else within(span, last)
         if jobs is None:
             jobs = (os.cpu_count() or 1) if last >= EVENTS_FOR_JOBS else 1
         total = last if bounds is None else bounds[1] - bounds[0] + 1
         with progress("verifying", total) as report_progress:
-            report = ledger.verify(expect, span=bounds, stream=stream, jobs=jobs, progress=report_progress)
+            report = verify(
+                store,
+                expect=expect,
+                kept=read_head_file(path),
+                span=bounds,
+                stream=stream,
+                jobs=jobs,
+                path=path,
+                progress=report_progress,
+            )
     if stream is not None and report.finding is None and report.events == 0:
         raise click.UsageError(f"--stream: the ledger has no events in {stream!r}")
     if as_json:

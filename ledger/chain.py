@@ -18,7 +18,10 @@ EVENT_TAG: Final = b"tally.event.v1\0"
 GENESIS_TAG: Final = b"tally.genesis.v1\0"
 NO_HASH: Final = bytes(HASH_BYTES)
 
-_u64_i64 = Struct(">Qq").pack
+#: What an event's preimage begins with: tag, prev_hash, seq, at, body_hash. Pads and cuts hashes of
+#: another length than 32 bytes in silence, so check that first.
+PLACE: Final = Struct(f">{len(EVENT_TAG)}s{HASH_BYTES}sQq{HASH_BYTES}s")
+_place = PLACE.pack
 _u32 = Struct(">I").pack
 _ABSENT: Final = _u32(0)
 
@@ -56,4 +59,5 @@ def label(kind: str, stream: str, key: str | None, meta: bytes | None) -> bytes:
 
 def event_hash(prev_hash: bytes, seq: int, at: int, body_digest: bytes, label_bytes: bytes) -> bytes:
     """The hash of an event: over its predecessor's hash, position, time, body hash and label."""
-    return blake3(b"".join((EVENT_TAG, prev_hash, _u64_i64(seq, at), body_digest, label_bytes))).digest()
+    assert len(prev_hash) == len(body_digest) == HASH_BYTES
+    return blake3(_place(EVENT_TAG, prev_hash, seq, at, body_digest) + label_bytes).digest()

@@ -47,7 +47,7 @@ class Head(msgspec.Struct, frozen=True, order=True):
         return cls(int(seq), bytes.fromhex(digest), bytes.fromhex(ledger_id) if ledger_id else None)
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Proof of an append: the event's seq, its hash, and its time in microseconds since 1970 UTC."""
 
     seq: int

@@ -49,6 +49,15 @@ def read_head_file(ledger: str | os.PathLike[str]) -> Head | None:
         ) from None
 
 
+def sync_directory(file: Path) -> None:
+    """Make a new name in a directory durable against a power cut."""
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 class HeadFile:
     """Keeps a ledger's head file: at most one write a second, each an atomic replacement."""
 

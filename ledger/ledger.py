@@ -33,7 +33,7 @@ from .errors import (
     Unavailable,
 )
 from .event import Draft, Event, Head, NewEvent, Receipt, Row
-from .headfile import HeadFile, head_path, read_head_file
+from .headfile import HeadFile, head_path, read_head_file, sync_directory
 from .portable import export_line
 from .sqlite import Durability, SQLiteStore
 from .store import Store
@@ -441,6 +441,7 @@ class Ledger:
             finally:
                 copy.close()
             os.link(temporary, target)  # unlike a rename, never replaces a file made meanwhile
+            sync_directory(target)
         except FileExistsError:
             raise Unavailable(str(target), "exists already", "name a new file") from None
         finally:

@@ -18,7 +18,7 @@ import msgspec
 from . import verify
 from .errors import BadLine, MalformedEvent, Unavailable
 from .event import Head, Row
-from .headfile import HeadFile, head_path
+from .headfile import HeadFile, head_path, sync_directory
 from .sqlite import SQLiteStore
 from .walk import Walk
 
@@ -142,6 +142,7 @@ def import_lines(
             store.close()
         if report.head is not None:
             os.link(temporary, path)  # unlike a rename, never replaces a file made meanwhile
+            sync_directory(path)
             HeadFile(path).write(report.head)
         return report
     except FileExistsError:

@@ -96,29 +96,27 @@ class Walk:
         # One hasher each, used again and again: making one costs as much as hashing a row.
         body_hasher, event_hasher = blake3(), blake3()
         prev, expected = self.last_hash, self.last + 1
-        erasures = self.erasures
+        erasures, place = self.erasures, chain.PLACE.pack
         try:
             for row in rows:
                 seq, at, kind, stream, key, meta, salt, body, body_hash, prev_hash, digest = row
                 try:
                     if body is not None:
                         body_hasher.reset()
-                        body_hasher.update(salt).update(body)
+                        body_hasher.update(salt)
+                        body_hasher.update(body)
                         sound = (
-                            len(salt) == chain.SALT_BYTES
-                            and len(body) > 0
-                            and body_hasher.digest() == body_hash
+                            body_hasher.digest() == body_hash
+                            and len(salt) == chain.SALT_BYTES
+                            and body != b""
                         )
                     else:
                         sound = (salt is None or len(salt) == chain.SALT_BYTES) and len(
                             body_hash
                         ) == chain.HASH_BYTES
                     event_hasher.reset()
-                    event_hasher.update(
-                        b"".join(
-                            (_event_start(prev_hash, seq, at), body_hash, _label(kind, stream, key, meta))
-                        )
-                    )
+                    event_hasher.update(place(chain.EVENT_TAG, prev_hash, seq, at, body_hash))
+                    event_hasher.update(_label(kind, stream, key, meta))
                     sound = (
                         sound and event_hasher.digest() == digest and prev_hash == prev and seq == expected
                     )
@@ -286,13 +284,6 @@ def _nearest_first(centre: int, reach: int) -> Iterator[int]:
         if centre > distance:
             yield centre - distance
         yield centre + distance
-
-
-_seq_at = struct.Struct(">Qq").pack
-
-
-def _event_start(prev_hash: bytes, seq: int, at: int) -> bytes:
-    return chain.EVENT_TAG + prev_hash + _seq_at(seq, at)
 
 
 @lru_cache(maxsize=4096)

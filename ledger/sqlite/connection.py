@@ -6,16 +6,25 @@ import os
 import random
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 from urllib.parse import quote
 
 import apsw
 
-from ..errors import Conflict, Corrupt, LedgerNotFound, Locked, NewerFormat, NotALedger, Unavailable
+from ..errors import (
+    Conflict,
+    Corrupt,
+    LedgerNotFound,
+    Locked,
+    NewerFormat,
+    NotALedger,
+    OutcomeUnknown,
+    StoreError,
+    Unavailable,
+)
 from ..headfile import beside
 from ..records import FORMAT_VERSION
 
@@ -50,59 +59,80 @@ class _JitteredWait:
         return True
 
 
-@contextmanager
-def named_errors(path: str | os.PathLike[str], timeout_s: float = 0.0) -> Iterator[None]:
-    """Turn SQLite's errors into StoreErrors that name the file and the remedy."""
-    where = str(path)
-    try:
-        yield
-    except (apsw.BusyError, apsw.LockedError):
-        raise Locked(where, timeout_s) from None
-    except apsw.NotADBError:
-        raise NotALedger(where, "not a SQLite database", "name a ledger file") from None
-    except (apsw.CorruptError, apsw.FormatError) as error:
-        raise Corrupt(where, str(error)) from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
-        if getattr(error, "extendedresult", None) == apsw.SQLITE_READONLY_ROLLBACK:
-            raise Unavailable(
-                where, "a crash left a journal beside the file", "open it for writing once to finish its work"
-            ) from None
-        raise Unavailable(
-            where, "the file is read-only", "check its permissions and its directory's"
-        ) from None
-    except apsw.FullError:
-        raise Unavailable(
-            where, "the disk is full; nothing was stored", "free some space and try again"
-        ) from None
-    except apsw.CantOpenError:
-        raise Unavailable(
-            where, "cannot open the file", "check that its directory exists and may be written"
-        ) from None
-    except apsw.IOError as error:
-        raise Unavailable(
-            where, f"input/output error ({error})", "check the disk and `tally doctor`"
-        ) from error
-    except apsw.ConstraintError as error:
-        raise Conflict(f"{where}: {error}; nothing was stored") from error
-    except apsw.Error as error:
-        raise Unavailable(where, f"SQLite says: {error}", "run `tally doctor`") from error
+class named_errors:
+    """A `with` block in which SQLite's errors become StoreErrors that name the file and the remedy."""
+
+    __slots__ = ("_path", "_timeout_s")
+
+    def __init__(self, path: str | os.PathLike[str], timeout_s: float = 0.0) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, apsw.Error):
+            raise _named(error, str(self._path), self._timeout_s) from error
 
 
-@contextmanager
-def immediate(con: apsw.Connection) -> Iterator[None]:
-    """A write transaction that takes the lock first; rolled back on any exception.
+def _named(error: apsw.Error, where: str, timeout_s: float) -> StoreError:
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return Locked(where, timeout_s)
+        case apsw.NotADBError():
+            return NotALedger(where, "not a SQLite database", "name a ledger file")
+        case apsw.CorruptError() | apsw.FormatError():
+            return Corrupt(where, str(error))
+        case apsw.ReadOnlyError() if getattr(error, "extendedresult", 0) == apsw.SQLITE_READONLY_ROLLBACK:
+            remedy = "open it for writing once to finish its work"
+            return Unavailable(where, "a crash left a journal beside the file", remedy)
+        case apsw.ReadOnlyError() | apsw.PermissionsError():
+            remedy = "check its permissions and its directory's"
+            return Unavailable(where, "the file is read-only", remedy)
+        case apsw.FullError():
+            remedy = "free some space and try again"
+            return Unavailable(where, "the disk is full; nothing was stored", remedy)
+        case apsw.CantOpenError():
+            remedy = "check that its directory exists and may be written"
+            return Unavailable(where, "cannot open the file", remedy)
+        case apsw.IOError():
+            return Unavailable(where, f"input/output error ({error})", "check the disk and `tally doctor`")
+        case apsw.ConstraintError():
+            return Conflict(f"{where}: {error}; nothing was stored")
+        case _:
+            return Unavailable(where, f"SQLite says: {error}", "run `tally doctor`")
 
-    Under `synchronous=FULL` the rows are on disk when this returns: a crash before the
-    COMMIT leaves none of them, a crash after it leaves all.
+
+class immediate:
+    """A `with` block that is a write transaction: takes the lock first, rolls back on any exception.
+
+    Under `synchronous=FULL` the rows are on disk when the block is left: a crash before the COMMIT
+    leaves none of them, a crash after it leaves all. When the COMMIT itself fails, a crash that
+    follows may bring back what was written of it: that is OutcomeUnknown.
     """
-    con.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        con.execute("COMMIT")
-    except BaseException:
-        if con.in_transaction:
-            con.execute("ROLLBACK")
-        raise
+
+    __slots__ = ("_con",)
+
+    def __init__(self, con: apsw.Connection) -> None:
+        self._con = con
+
+    def __enter__(self) -> None:
+        self._con.execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._con.execute("COMMIT")
+        except (apsw.IOError, apsw.FullError) as failure:
+            raise OutcomeUnknown(f"{self._con.filename}: the commit failed ({failure})") from failure
+        finally:
+            if self._con.in_transaction:
+                self._con.execute("ROLLBACK")
 
 
 def check_place(path: Path) -> None:

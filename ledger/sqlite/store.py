@@ -18,7 +18,7 @@ from typing import Any, Final
 import apsw
 
 from ..chain import NO_HASH
-from ..errors import Closed, Corrupt, OutcomeUnknown, TracesRemain, Unavailable
+from ..errors import Closed, Corrupt, TracesRemain, Unavailable
 from ..event import COLUMNS, Head, Row
 from ..headfile import beside
 from ..store import Build
@@ -83,7 +83,8 @@ class SQLiteStore:
 
     def append(self, build: Build) -> Head:
         """See Store.append. `build` runs once, under the write lock."""
-        with self._writing() as con:
+        con = self._writing_connection()
+        with self._write_lock, named_errors(self.path, self._timeout_s), immediate(con):
             head = self._head(con)
             rows = self._built(build, head)
             if rows:
@@ -94,7 +95,8 @@ class SQLiteStore:
 
     def erase(self, seqs: Sequence[int], build: Build) -> Head:
         """See Store.erase. With no rows built, only the scrubbing is done again."""
-        with self._writing() as con:
+        con = self._writing_connection()
+        with self._write_lock, named_errors(self.path, self._timeout_s), immediate(con):
             head = self._head(con)
             rows = self._built(build, head)
             if rows:
@@ -121,23 +123,11 @@ class SQLiteStore:
         if busy:
             raise TracesRemain(str(self.path), tuple(seqs))
 
-    @contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
-        """The write lock and a transaction; what an error at commit means is named here."""
+    def _writing_connection(self) -> apsw.Connection:
         self._check_usable()
         if self._writer is None:
             raise Unavailable(str(self.path), "was opened read-only", "open it without read_only to append")
-        con = self._writer
-        with self._write_lock, named_errors(self.path, self._timeout_s):
-            committing = False
-            try:
-                with immediate(con):
-                    yield con
-                    committing = True
-            except (apsw.IOError, apsw.FullError) as error:
-                if committing:
-                    raise OutcomeUnknown(f"{self.path}: the commit failed ({error})") from error
-                raise
+        return self._writer
 
     def _built(self, build: Build, head: Head) -> Sequence[Row]:
         self._building_thread = threading.get_ident()

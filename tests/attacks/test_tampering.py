@@ -276,13 +276,9 @@ def compare_jobs(manipulation: M.Manipulation, k: int, large: Scene, tmp_path: P
         assert isinstance(three, TallyError), three
 
 
-@pytest.mark.xfail(strict=True, reason="the command opens the ledger first, which needs a readable event 1")
 @pytest.mark.parametrize("name", ["deleted_first", "first_kind", "deleted_all"])
 def test_the_command_says_broken_also_at_event_1(name: str, small: Scene, tmp_path: Path) -> None:
-    """Invariant: the command ends in the same word as the library, also where event 1 is unreadable.
-
-    KNOWN BUG: it says "could not look" and, in its advice, to run itself.
-    """
+    """Invariant: the command ends in the same word as the library, also where event 1 is unreadable."""
     path = tmp_path / "agents.tally"
     small.attack(BY_NAME[name], path, M.TARGET, head_file=False)
     command = [sys.executable, "-m", "tallystick", "-f", str(path), "verify"]

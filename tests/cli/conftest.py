@@ -45,7 +45,7 @@ class Result(NamedTuple):
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("TALLY_LEDGER", "TALLY_DEBUG", "NO_COLOR"):
+    for name in ("TALLY_LEDGER", "TALLY_DEBUG", "NO_COLOR", "PYTHONUNBUFFERED"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -83,7 +83,7 @@ def process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 def terminal() -> Callable[..., tuple[int, str]]:
     """Run the command on a terminal; gives status and all that the terminal was sent.
 
-    `keys` are typed once the text `after` was shown.
+    `keys` are typed soon after the text `after` was shown.
     """
 
     def run(
@@ -98,6 +98,7 @@ def terminal() -> Callable[..., tuple[int, str]]:
         try:
             while True:
                 if keys and after.encode() in shown:
+                    time.sleep(0.2)  # what asks must be reading: Python can lose a ^C just before
                     os.write(fd, keys)
                     keys = b""
                 try:
