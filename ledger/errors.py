@@ -77,15 +77,14 @@ class BodyTooLarge(InvalidEvent):
 
 
 class ReservedKind(InvalidEvent):
-    """A kind whose area belongs to one of Tallystick's own recorders."""
+    """A kind that belongs to one of Tallystick's own recorders."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        area = kind.split(".", 1)[0]
         super().__init__(
             "kind",
-            f"{kind!r} is in the reserved area {area!r}",
-            "choose another first word; reserved areas are written by their own recorders only",
+            f"{kind!r} is reserved for Tallystick's own recorders",
+            "choose another first word, such as your app's name",
         )
 
 

@@ -20,9 +20,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 #: First words of the kinds that Tallystick's own recorders write.
 RESERVED_AREAS: Final = frozenset(
-    "ledger kernel pipeline session message action policy decision memory flow infer compute refine "
-    "consensus budget review plan projection".split()
+    "ledger kernel pipeline session action policy decision memory flow infer compute refine consensus "
+    "budget review plan projection".split()
 )
+#: Kinds of theirs whose first word apps want for kinds of their own, such as `message.user`.
+RESERVED_KINDS: Final = frozenset({"message.recorded"})
 
 
 def check_kind(kind: object) -> str:
@@ -39,9 +41,9 @@ def check_kind(kind: object) -> str:
 
 
 def check_open_kind(kind: object) -> str:
-    """As `check_kind`, and not in a reserved area; else ReservedKind."""
+    """As `check_kind`, and not one of a recorder's; else ReservedKind."""
     name = check_kind(kind)
-    if name[: name.index(".")] in RESERVED_AREAS:
+    if name[: name.index(".")] in RESERVED_AREAS or name in RESERVED_KINDS:
         raise ReservedKind(name)
     return name
 
