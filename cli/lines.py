@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 import click
 import msgspec
 
+from tallystick.ledger import canonical
 from tallystick.ledger.errors import BadLine, KeyConflict, TallyError
 
 from .app import microseconds
@@ -181,8 +182,8 @@ def _event(line: bytes, name: str, number: int) -> dict[str, Any] | None:
     if not line.strip():
         return None
     try:
-        fields = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        fields = canonical.parse(line)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise BadLine(name, number, f"not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise BadLine(name, number, f"expected an object with kind and body, got {type(fields).__name__}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from tallystick.ledger import canonical
 from tallystick.ledger.errors import InvalidEvent, MalformedEvent
 
 from .app import HeadType, SeqType, exit_status, ledger_option, open_to_write
@@ -153,8 +154,8 @@ def _check(event: dict[str, Any]) -> None:
 def _json(text: str, what: str) -> Any:
     data = sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape")
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return canonical.parse(data)
+    except (msgspec.MsgspecError, ValueError) as error:
         remedy = "send one JSON value" if text == "-" else "quote it for the shell, e.g. '{\"order\": 81}'"
         raise InvalidEvent(what, f"not JSON ({error})", remedy) from None
 

@@ -12,6 +12,7 @@ slow, exact walk that either accepts the value or names the place that is wrong.
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from enum import Enum
@@ -68,6 +69,31 @@ def encode(value: Any, path: str = "body", max_bytes: int = MAX_BYTES) -> bytes:
 def decode(data: bytes) -> Any:
     """The value of canonical bytes; the inverse of `encode`."""
     return _decode(data)
+
+
+def parse(text: bytes) -> Any:
+    """The value of JSON from outside, in any form.
+
+    Raises msgspec.MsgspecError or ValueError for what is no JSON, and ValueError for an object with a
+    name twice, of which every reader would keep another member or none.
+    """
+    try:
+        value = _decode(text)
+        # A member that was lost took a colon with it; only an escaped one can make up for that.
+        colons_lost = text.count(b":") != _encode_sorted(value).count(b":")
+        if colons_lost or b"\\u003" in text:
+            json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise ValueError(f"the name {_short(name)} comes twice in one object")
+        seen.add(name)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:

@@ -290,10 +290,15 @@ class Ledger:
 
         def build(head: Head) -> list[Row]:
             receipt.clear()
-            if self._row(seq).body is None:  # erased before, or by another process just now
+            now = self._row(seq)
+            if now.body is None:  # erased before, or by another process just now
                 receipt.append(self._erasure_of(seq))
                 return []
-            erased = records.BodyErased(seq=seq, body_hash=target.body_hash.hex(), reason=reason)
+            if now.salt is None or chain.body_hash(now.salt, now.body) != now.body_hash:
+                raise NotErasable(
+                    seq, "its body was altered, which erasing it would hide; run `tally verify`"
+                )
+            erased = records.BodyErased(seq=seq, body_hash=now.body_hash.hex(), reason=reason)
             row = self._drafter.own(records.BODY_ERASED, erased, records.STREAM).place(
                 head.seq + 1, head.hash
             )

@@ -550,3 +550,43 @@ def test_the_vectors_refused(vectors: Path) -> None:
             with pytest.raises(NotCanonical):
                 encode(value)
                 pytest.fail(vector["name"])
+
+
+# ---- JSON from outside ----
+
+
+@given(
+    json_text=st.recursive(
+        st.none() | st.booleans() | st.integers(-9, 9) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=12,
+    ),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+)
+def test_parse_reads_any_form(json_text: Any, indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps(json_text, indent=indent, ensure_ascii=ascii_only, separators=(" , ", " : "))
+    assert canonical.parse(text.encode()) == json_text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1,"a":2}',
+        '{"a":1,"\\u0061":2}',
+        '[{"x":{"a" : 1, "b":2, "a":1}}]',
+        '{"a":"\\":","a":2}',
+        '{"a":"\\u003a","a":2}',
+        '{"a":1,"b":"x\\":y","a" :3}',
+    ],
+)
+def test_parse_refuses_a_name_that_comes_twice(text: str) -> None:
+    """Any reader would keep one member and lose the other in silence."""
+    with pytest.raises(ValueError, match="the name 'a' comes twice"):
+        canonical.parse(text.encode())
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"NaN", b'"\xff"', b"[" * 5000, b'"\\ud800"', b"1e999"])
+def test_parse_refuses_what_is_no_json(text: bytes) -> None:
+    with pytest.raises((ValueError, msgspec.MsgspecError)):
+        canonical.parse(text)

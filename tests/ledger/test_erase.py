@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +308,20 @@ def test_a_second_handle_sees_the_erasure(open_ledger: Open, tmp_path: Path) -> 
     assert first.get(2).erased
     assert first.erase(2, "why") == receipt
     assert traces(tmp_path, found) == []
+
+
+def test_an_altered_body_is_not_erased(tmp_path: Path) -> None:
+    """Erasing it would remove what shows that it was altered."""
+    path = tmp_path / "agents.tally"
+    with Ledger.open(path) as ledger:
+        seq = ledger.append("order.shipped", {"order": 81}).seq
+    with closing(sqlite3.connect(path)) as plain:
+        plain.execute("DROP TRIGGER events_no_update")
+        plain.execute("UPDATE events SET body = ? WHERE seq = ?", (b'{"order":82}', seq))
+        plain.commit()
+    with Ledger.open(path) as ledger:
+        with pytest.raises(NotErasable, match="altered"):
+            ledger.erase(seq, "to hide it")
+        assert ledger.get(seq).body == {"order": 82}
+        finding = ledger.verify().finding
+    assert finding is not None and (finding.seq, finding.problem) == (seq, "edited")
