@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final
@@ -24,16 +24,20 @@ _AT_MIN: Final = -(1 << 63)
 _AT_MAX: Final = (1 << 63) - 1
 _NEW_EVENT_FIELDS: Final = frozenset(NewEvent.__struct_fields__)
 
-_check_open_kind = lru_cache(maxsize=1024)(kinds.check_open_kind)
-_label = lru_cache(maxsize=4096)(chain.label)
-
 
 @lru_cache(maxsize=4096)
-def _check_stream(stream: str) -> str:
-    return kinds.check_name(stream, "stream")
+def _label(kind: str, stream: str, meta: bytes | None) -> bytes:
+    """The label of an app's event without a key; names are checked when they are first seen."""
+    return chain.label(kinds.check_open_kind(kind), kinds.check_name(stream, "stream"), None, meta)
+
+
+def _keyed_label(kind: str, stream: str, key: str, meta: bytes | None) -> bytes:
+    _label(kind, stream, None)
+    return chain.label(kind, stream, kinds.check_name(key, "key"), meta)
 
 
 #: The context in force: a (meta, its encoding) for each drafter, by its number.
+_NO_CONTEXTS: Final[Mapping[int, tuple[dict[str, Any], bytes | None]]] = {}
 _numbers = itertools.count()
 _contexts: ContextVar[Mapping[int, tuple[dict[str, Any], bytes | None]]] = ContextVar("tallystick_context")
 
@@ -59,17 +63,16 @@ class Drafter:
         """The draft of an app's event. Raises InvalidEvent with the path of what is wrong."""
         if not isinstance(event, NewEvent):
             event = _from_mapping(event)
+        kind, stream, key = event.kind, event.stream, event.key
+        meta = self._meta(event.meta)
         try:
-            _check_open_kind(event.kind)
-            _check_stream(event.stream)
+            label = _label(kind, stream, meta) if key is None else _keyed_label(kind, stream, key, meta)
         except TypeError:  # unhashable, so no string; let the check say so
-            kinds.check_kind(event.kind)
-            kinds.check_name(event.stream, "stream")
+            kinds.check_kind(kind)
+            kinds.check_name(stream, "stream")
             raise
         limit = self._max_body_bytes
-        return self._finish(
-            event.kind, event.body, event.stream, event.key, event.meta, event.at, salt, limit
-        )
+        return self._finish(kind, event.body, stream, key, meta, event.at, salt, label, limit)
 
     def own(self, kind: str, body: Any, stream: str) -> Draft:
         """The draft of one of Tallystick's own events, in a reserved area.
@@ -77,7 +80,9 @@ class Drafter:
         A limit that an app set for its bodies below the default does not hold for these.
         """
         limit = max(self._max_body_bytes, canonical.MAX_BYTES)
-        return self._finish(kinds.check_kind(kind), body, stream, None, None, None, None, limit)
+        meta = self._meta(None)
+        label = chain.label(kinds.check_kind(kind), stream, None, meta)
+        return self._finish(kind, body, stream, None, meta, None, None, label, limit)
 
     def salts(self, count: int) -> Iterator[bytes]:
         """Fresh salts, drawn from the entropy source at once."""
@@ -91,15 +96,13 @@ class Drafter:
         body: Any,
         stream: str,
         key: str | None,
-        meta: Mapping[str, Any] | None,
+        meta: bytes | None,
         at: int | None,
         salt: bytes | None,
+        label: bytes,
         max_body_bytes: int,
     ) -> Draft:
         data = canonical.encode(self.registry.check(kind, body), "body", max_body_bytes)
-        meta_data = self._meta(meta)
-        if key is not None:
-            kinds.check_name(key, "key")
         if at is None:
             at = self._clock()
         if type(at) is not int or not _AT_MIN <= at <= _AT_MAX:
@@ -108,17 +111,12 @@ class Drafter:
             )
         if salt is None:
             salt = self._entropy(chain.SALT_BYTES)
-        label = (
-            _label(kind, stream, None, meta_data)
-            if key is None
-            else chain.label(kind, stream, key, meta_data)
-        )
-        return Draft(at, kind, stream, key, meta_data, salt, data, chain.body_hash(salt, data), label)
+        return Draft(at, kind, stream, key, meta, salt, data, chain.body_hash(salt, data), label)
 
     # -- meta and context ----------------------------------------------------------------
 
     def _meta(self, meta: Mapping[str, Any] | None) -> bytes | None:
-        around = _contexts.get({}).get(self._number)
+        around = _contexts.get(_NO_CONTEXTS).get(self._number)
         if not meta:
             if meta is not None and not isinstance(meta, Mapping):
                 raise InvalidEvent("meta", f"expected an object, got {type(meta).__name__}")
@@ -135,7 +133,7 @@ class Drafter:
     @contextmanager
     def context(self, meta: Mapping[str, Any]) -> Iterator[None]:
         """Merge `meta` into the meta of every draft made inside the block, in this task or thread."""
-        outer = _contexts.get({})
+        outer = _contexts.get(_NO_CONTEXTS)
         merged = {
             **outer.get(self._number, ({}, None))[0],
             **{k: v for k, v in meta.items() if v is not None},
@@ -154,6 +152,9 @@ def _mapping(meta: Any) -> dict[str, Any]:
 
 
 def _from_mapping(event: Any) -> NewEvent:
+    if type(event) is dict:
+        with suppress(TypeError):  # the checks below say what is wrong with it
+            return NewEvent(**event)
     if not isinstance(event, Mapping):
         raise InvalidEvent("event", f"expected a NewEvent or a mapping, got {type(event).__name__}")
     unknown = sorted(str(field) for field in event if field not in _NEW_EVENT_FIELDS)
