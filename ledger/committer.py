@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -22,7 +23,7 @@ from .store import Store
 GROUP_EVENTS_MAX: Final = 4096
 
 
-class Request:
+class Request(ABC):
     """One caller's events, to be stored together or not at all, and what became of them."""
 
     def __init__(self, drafts: Sequence[Draft], expect: tuple[str, int] | None = None) -> None:
@@ -36,9 +37,9 @@ class Request:
         """Whether it was committed or refused."""
         return self.receipts is not None or self.error is not None
 
+    @abstractmethod
     def wake(self) -> None:
         """Tell the caller that the request is done, or that it must lead."""
-        raise NotImplementedError
 
     def result(self) -> list[Receipt]:
         """The receipts, or the error raised."""

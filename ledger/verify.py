@@ -7,17 +7,16 @@ walk is begun, held against the records of erasures and against anchors, and put
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 
 from . import records
 from .erasures import Flaw
 from .errors import BadHead, InvalidEvent, NoSuchEvent
-from .event import Head, Row
-from .walk import Finding, Problem, Walk
+from .event import Head
+from .walk import Finding, Problem, Reader, Walk
 
 
 class Verdict(enum.StrEnum):
@@ -60,21 +59,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         else:
             why = "nothing outside the file says that its end is not missing"
         return f"UNANCHORED {count}: every hash derived again, but {why}"
-
-
-class Reader(Protocol):
-    """The part of a Store that verification needs."""
-
-    def head(self) -> Head:
-        """See Store.head."""
-
-    def read(
-        self, after: int = 0, *, stream: str | None = None, kinds: Sequence[str] | None = None
-    ) -> Iterator[Row]:
-        """See Store.read."""
-
-    def read_raw(self, after: int | None = None, before: int | None = None) -> Iterator[Sequence[Any]]:
-        """See Store.read_raw."""
 
 
 def verify(

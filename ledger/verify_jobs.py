@@ -17,8 +17,7 @@ import msgspec
 
 from .errors import TallyError, Unavailable
 from .sqlite import SQLiteStore
-from .verify import Reader
-from .walk import Finding, Problem, Walk, diagnose
+from .walk import Finding, Problem, Reader, Walk, diagnose
 
 _SPAN_EVENTS_MIN: Final = 1000
 

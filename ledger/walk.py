@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -21,7 +21,7 @@ from blake3 import blake3
 from . import chain, kinds, records
 from .erasures import Erasures
 from .errors import Corrupt, InvalidEvent, NewerFormat
-from .event import Row
+from .event import Head, Row
 
 #: How far from its place a row is searched for when its hash fits another seq.
 REORDER_SEARCH: Final = 100_000
@@ -47,6 +47,21 @@ class Finding(msgspec.Struct, frozen=True):
     seq: int
     problem: Problem
     detail: str
+
+
+class Reader(Protocol):
+    """The part of a Store that verification needs."""
+
+    def head(self) -> Head:
+        """See Store.head."""
+
+    def read(
+        self, after: int = 0, *, stream: str | None = None, kinds: Sequence[str] | None = None
+    ) -> Iterator[Row]:
+        """See Store.read."""
+
+    def read_raw(self, after: int | None = None, before: int | None = None) -> Iterator[Sequence[Any]]:
+        """See Store.read_raw."""
 
 
 class Walk:
