@@ -48,8 +48,8 @@ PAGE_BYTES: Final = 4 << 20
 def _insert(con: apsw.Connection, rows: Sequence[Row]) -> None:
     """Insert the rows, in order, in few statements.
 
-    Every step of a statement lets other threads run and then waits for its turn again, so that
-    beside a busy thread inserting row by row can take a hundred times as long.
+    Every step of a statement lets other threads run and then waits for its turn again: fewer
+    steps, fewer waits beside a busy thread.
     """
     for start in range(0, len(rows), _INSERT_ROWS_MAX):
         part = rows[start : start + _INSERT_ROWS_MAX]
