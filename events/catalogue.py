@@ -7,9 +7,16 @@ from typing import Final
 
 import msgspec
 
-from . import ledger
+from . import kernel, ledger, session
 
 KINDS: Final[Mapping[str, type[msgspec.Struct]]] = {
     ledger.CREATED: ledger.LedgerCreated,
     ledger.BODY_ERASED: ledger.BodyErased,
+    kernel.EXECUTED: kernel.KernelExecuted,
+    kernel.PIPELINE_COMPLETED: kernel.PipelineCompleted,
+    session.STARTED: session.SessionStarted,
+    session.CLOSED: session.SessionClosed,
+    session.EXPIRED: session.SessionExpired,
+    session.ACTION_RECORDED: session.ActionRecorded,
+    session.MESSAGE_RECORDED: session.MessageRecorded,
 }

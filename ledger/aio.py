@@ -19,7 +19,7 @@ import msgspec
 
 from .committer import Request
 from .drafting import DEFAULT_STREAM
-from .errors import Closed, TallyError
+from .errors import Closed, RecordingFailed, TallyError
 from .event import Draft, Event, Head, NewEvent, Receipt
 from .ledger import CHUNK_EVENTS, FOLLOW_POLL_S, Ledger, check_chunk
 from .verify import Report
@@ -107,6 +107,21 @@ class AsyncLedger:
         except TallyError as error:
             raise error.after(len(receipts)) from None
         return receipts
+
+    async def record(
+        self,
+        events: Sequence[NewEvent],
+        *,
+        expect: tuple[str, int] | None = None,
+        result: Any = msgspec.UNSET,
+    ) -> list[Receipt]:
+        """See Ledger.record; batches do not hold here, since tasks share their commits anyway."""
+        try:
+            return await self._submit(self.ledger.prepare_records(events), expect)
+        except TallyError as error:
+            if result is msgspec.UNSET:
+                raise
+            raise RecordingFailed(error, [result]) from error
 
     async def _submit(self, drafts: Sequence[Draft], expect: tuple[str, int] | None) -> list[Receipt]:
         if self._closed:

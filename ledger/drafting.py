@@ -31,6 +31,12 @@ def _label(kind: str, stream: str, meta: bytes | None) -> bytes:
     return chain.label(kinds.check_open_kind(kind), kinds.check_name(stream, "stream"), None, meta)
 
 
+@lru_cache(maxsize=4096)
+def _recorded_label(kind: str, stream: str, meta: bytes | None) -> bytes:
+    """The label of a recorder's event without a key, of a reserved kind or not."""
+    return chain.label(kinds.check_kind(kind), kinds.check_name(stream, "stream"), None, meta)
+
+
 def _keyed_label(kind: str, stream: str, key: str, meta: bytes | None) -> bytes:
     _label(kind, stream, None)
     return chain.label(kind, stream, kinds.check_name(key, "key"), meta)
@@ -58,6 +64,8 @@ class Drafter:
         self._clock = clock
         self._entropy = entropy
         self._max_body_bytes = max_body_bytes
+        #: The largest body of a recorder's event.
+        self.recorded_bytes_max = max(max_body_bytes, canonical.MAX_BYTES)
 
     def draft(self, event: NewEvent | Mapping[str, Any], salt: bytes | None = None) -> Draft:
         """The draft of an app's event. Raises InvalidEvent with the path of what is wrong."""
@@ -75,14 +83,22 @@ class Drafter:
         return self._finish(kind, event.body, stream, key, meta, event.at, salt, label, limit)
 
     def own(self, kind: str, body: Any, stream: str) -> Draft:
+        """The draft of an event that the ledger itself writes."""
+        return self.recorded(NewEvent(kind=kind, body=body, stream=stream))
+
+    def recorded(self, event: NewEvent, salt: bytes | None = None) -> Draft:
         """The draft of one of Tallystick's own events, in a reserved area.
 
         A limit that an app set for its bodies below the default does not hold for these.
         """
-        limit = max(self._max_body_bytes, canonical.MAX_BYTES)
-        meta = self._meta(None)
-        label = chain.label(kinds.check_kind(kind), stream, None, meta)
-        return self._finish(kind, body, stream, None, meta, None, None, label, limit)
+        kind, stream, key = event.kind, event.stream, event.key
+        meta = self._meta(event.meta)
+        label = _recorded_label(kind, stream, None if key else meta)
+        if key is not None:
+            label = chain.label(kind, stream, kinds.check_name(key, "key"), meta)
+        return self._finish(
+            kind, event.body, stream, key, meta, event.at, salt, label, self.recorded_bytes_max
+        )
 
     def salts(self, count: int) -> Iterator[bytes]:
         """Fresh salts, drawn from the entropy source at once."""

@@ -6,6 +6,7 @@ do. Callers branch on types and fields, never on text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 
@@ -232,6 +233,24 @@ class TailLost(Unavailable):
 
 class OutcomeUnknown(StoreError):
     """The store may or may not have the rows; the head must be asked."""
+
+
+class RecordingFailed(TallyError):
+    """The work was done, but its record could not be stored; `cause` says why.
+
+    `results` holds what the work gave (an ExecutionTrace, an ActionRecord, …), one for each call whose
+    record was lost, in order; `result` is the last.
+    """
+
+    def __init__(self, cause: TallyError, results: Sequence[Any]) -> None:
+        self.cause = cause
+        self.results = tuple(results)
+        self.result = self.results[-1] if self.results else None
+        what = "its record" if len(self.results) == 1 else f"the records of {len(self.results)} calls"
+        super().__init__(
+            f"the work was done but {what} could not be stored ({cause}); "
+            "what it gave is in `.results`: keep it, do not simply run it again"
+        )
 
 
 class Closed(TallyError):

@@ -35,6 +35,7 @@ from .errors import (
 from .event import Draft, Event, Head, NewEvent, Receipt, Row
 from .headfile import HeadFile, head_path, read_head_file, sync_directory
 from .portable import export_line
+from .recording import Batch, Recording
 from .sqlite import Durability, SQLiteStore
 from .store import Store
 from .walk import ledger_id_of
@@ -70,6 +71,7 @@ class Ledger:
         self._drafter = Drafter(clock, entropy, max_body_bytes)
         self._head_file = HeadFile(path) if path is not None and not read_only else None
         self.committer = Committer(store, self._note_head)
+        self._recording = Recording(self._drafter, self._submit_recorded)
         self._ledger_id = self._begin()
 
     @classmethod
@@ -242,6 +244,45 @@ class Ledger:
             raise error.inside(f"events[{offset + error.index}]") from None
         return drafts
 
+    # -- for recorders -------------------------------------------------------------------
+
+    def record(
+        self,
+        events: Sequence[NewEvent],
+        *,
+        expect: tuple[str, int] | None = None,
+        result: Any = msgspec.UNSET,
+    ) -> list[Receipt] | None:
+        """Append events of the built-in kinds in one commit; a recorder calls this, apps call `append`.
+
+        expect: (stream, seq of its last event), as in `append`. result: what the recorded work gave;
+        with it every failure is RecordingFailed, which hands it back. None instead of receipts inside
+        `batch`, where events without `expect` wait for their commit. Raises as `append_many` does.
+        """
+        return self._recording.record(events, expect, result)
+
+    def batch(self, *, chunk: int = CHUNK_EVENTS) -> AbstractContextManager[Batch]:
+        """Commit what recorders write inside the `with` block a chunk at a time, the rest at its end.
+
+        Far faster than a commit a record, and less durable: a crash loses the records that wait. Holds
+        for this ledger in the current thread or asyncio task; `append` and `append_many` commit at
+        once, as always. Leaving the block, by an exception too, stores the rest; RecordingFailed if
+        that fails.
+        """
+        check_chunk(chunk)
+        return self._recording.batch(chunk)
+
+    def prepare_records(self, events: Sequence[NewEvent]) -> list[Draft]:
+        """The drafts of a recorder's events; touches no store."""
+        self._check_writable()
+        return self._recording.drafts(events)
+
+    def _submit_recorded(
+        self, drafts: Sequence[Draft], expect: tuple[str, int] | None = None
+    ) -> list[Receipt]:
+        self._check_writable()
+        return self.committer.submit(drafts, expect)
+
     def register(self, kind: str, body: type[msgspec.Struct]) -> None:
         """Validate later bodies of `kind` against a struct; see `json_schemas`. Raises InvalidEvent."""
         self._drafter.registry.register(kind, body)
@@ -280,34 +321,54 @@ class Ledger:
         the scrubbing only and returns the first record's receipt. Backups, exports and copies
         made earlier keep the body. Raises NoSuchEvent, NotErasable, InvalidEvent, TracesRemain.
         """
+        return self.erase_many([seq], reason)[0]
+
+    def erase_many(
+        self, seqs: Sequence[int], reason: str, *, record: Sequence[NewEvent] = ()
+    ) -> list[Receipt]:
+        """`erase` for many events in one transaction: all are erased or none; a receipt for each.
+
+        record: a recorder's own events about it, appended behind the erasures in the same transaction.
+        """
         self._check_writable()
         if not isinstance(reason, str) or not reason.strip():
             raise InvalidEvent("reason", "must not be empty", "say why the body has to go")
-        target = self._row(seq)
-        if target.kind.startswith("ledger."):
-            raise NotErasable(seq, f"{target.kind} events are part of the proof")
-        receipt: list[Receipt] = []
+        seqs = list(dict.fromkeys(seqs))
+        for seq in seqs:
+            kind = self._row(seq).kind
+            if kind.startswith("ledger."):
+                raise NotErasable(seq, f"{kind} events are part of the proof")
+        about = self._recording.drafts(record)
+        receipts: list[Receipt] = []
 
         def build(head: Head) -> list[Row]:
-            receipt.clear()
-            now = self._row(seq)
-            if now.body is None:  # erased before, or by another process just now
-                receipt.append(self._erasure_of(seq))
-                return []
-            if now.salt is None or chain.body_hash(now.salt, now.body) != now.body_hash:
-                raise NotErasable(
-                    seq, "its body was altered, which erasing it would hide; run `tally verify`"
-                )
-            erased = records.BodyErased(seq=seq, body_hash=now.body_hash.hex(), reason=reason)
-            row = self._drafter.own(records.BODY_ERASED, erased, records.STREAM).place(
-                head.seq + 1, head.hash
-            )
-            receipt.append(Receipt(row.seq, row.hash, row.at))
-            return [row]
+            receipts.clear()
+            rows: list[Row] = []
+            for seq in seqs:
+                draft = self._erasure(seq, reason)
+                if draft is None:  # erased before, or by another process just now
+                    receipts.append(self._erasure_of(seq))
+                    continue
+                rows.append(draft.place(head.seq + 1, head.hash))
+                head = Head(rows[-1].seq, rows[-1].hash)
+                receipts.append(Receipt(head.seq, head.hash, draft.at))
+            for draft in about:
+                rows.append(draft.place(head.seq + 1, head.hash))
+                head = Head(rows[-1].seq, rows[-1].hash)
+            return rows
 
-        head = self._store.erase([seq], build)
-        self._note_head(head)
-        return receipt[0]
+        self._note_head(self._store.erase(seqs, build))
+        return receipts
+
+    def _erasure(self, seq: int, reason: str) -> Draft | None:
+        """The record of erasing an event's body; None if it is erased already."""
+        row = self._row(seq)
+        if row.body is None:
+            return None
+        if row.salt is None or chain.body_hash(row.salt, row.body) != row.body_hash:
+            raise NotErasable(seq, "its body was altered, which erasing it would hide; run `tally verify`")
+        erased = records.BodyErased(seq=seq, body_hash=row.body_hash.hex(), reason=reason)
+        return self._drafter.own(records.BODY_ERASED, erased, records.STREAM)
 
     def _erasure_of(self, seq: int) -> Receipt:
         for row in self._store.read(seq, stream=records.STREAM, kinds=[records.BODY_ERASED]):

@@ -50,6 +50,8 @@ SAMPLES: dict[str, Any] = {
     "text": "tally1:zz",
     "source": "events.jsonl",
     "line": 12,
+    "cause": TallyError("agents.tally: the disk is full"),
+    "results": ("an ExecutionTrace",),
 }
 
 
@@ -122,7 +124,7 @@ def test_an_error_can_be_copied_and_sent_to_another_process(error: type[TallyErr
     other = again(made)
     assert type(other) is error
     assert other is not made
-    assert (str(other), other.args, vars(other)) == (str(made), made.args, vars(made))
+    assert (str(other), other.args, repr(vars(other))) == (str(made), made.args, repr(vars(made)))
     other.appended = 6
     assert made.appended == 5
 

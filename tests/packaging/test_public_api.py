@@ -37,6 +37,7 @@ PUBLIC = [
     "PositionConflict",
     "Problem",
     "Receipt",
+    "RecordingFailed",
     "Report",
     "ReservedKind",
     "Row",
