@@ -1,0 +1,1 @@
+"""The read side: read models rebuilt from events, and their engine."""

@@ -1,0 +1,1 @@
+"""The write side: what apps call; each call ends as events in the ledger."""
