@@ -106,13 +106,31 @@ def _named(error: apsw.Error, where: str, timeout_s: float) -> StoreError:
             return Unavailable(where, f"SQLite says: {error}", "run `tally doctor`")
 
 
-class immediate:
-    """A `with` block that is a write transaction: takes the lock first, rolls back on any exception.
+class committing:
+    """A `with` block of one statement that commits: a COMMIT, or one outside any transaction.
 
-    Under `synchronous=FULL` the rows are on disk when the block is left: a crash before the COMMIT
-    leaves none of them, a crash after it leaves all. When the COMMIT itself fails, a crash that
+    Under `synchronous=FULL` the rows are on disk when the block is left: a crash before the commit
+    leaves none of them, a crash after it leaves all. When the commit itself fails, a crash that
     follows may bring back what was written of it: that is OutcomeUnknown.
     """
+
+    __slots__ = ("_con",)
+
+    def __init__(self, con: apsw.Connection) -> None:
+        self._con = con
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, (apsw.IOError, apsw.FullError)):
+            raise OutcomeUnknown(f"{self._con.filename}: the commit failed ({error})") from error
+
+
+class immediate:
+    """A `with` block that is a write transaction: takes the lock first, rolls back on any exception."""
 
     __slots__ = ("_con",)
 
@@ -127,9 +145,8 @@ class immediate:
     ) -> None:
         try:
             if error is None:
-                self._con.execute("COMMIT")
-        except (apsw.IOError, apsw.FullError) as failure:
-            raise OutcomeUnknown(f"{self._con.filename}: the commit failed ({failure})") from failure
+                with committing(self._con):
+                    self._con.execute("COMMIT")
         finally:
             if self._con.in_transaction:
                 self._con.execute("ROLLBACK")

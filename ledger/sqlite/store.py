@@ -24,7 +24,7 @@ from ..errors import Closed, Corrupt, TracesRemain, Unavailable
 from ..event import COLUMNS, Head, Row
 from ..headfile import beside
 from ..store import Build
-from .connection import connect_reader, connect_writer, immediate, named_errors
+from .connection import committing, connect_reader, connect_writer, immediate, named_errors
 
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
 _INSERT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
@@ -56,9 +56,23 @@ def _insert(con: apsw.Connection, rows: Sequence[Row]) -> None:
         con.execute(_insert_of(len(part)), tuple(chain.from_iterable(part)))
 
 
+def _commit(con: apsw.Connection, rows: Sequence[Row]) -> None:
+    """Insert the rows in a transaction of their own, which is one statement where that is enough."""
+    if len(rows) <= _INSERT_ROWS_MAX:
+        with committing(con):
+            _insert(con, rows)
+    else:
+        with immediate(con):
+            _insert(con, rows)
+
+
 @lru_cache(maxsize=_INSERT_ROWS_MAX)
 def _insert_of(count: int) -> str:
     return _INSERT + f", ({', '.join('?' * len(COLUMNS))})" * (count - 1)
+
+
+def _head_of(rows: Sequence[Row]) -> Head:
+    return Head(rows[-1].seq, rows[-1].hash)
 
 
 class Durability(enum.Enum):
@@ -89,6 +103,10 @@ class SQLiteStore:
         self._pid = os.getpid()
         self._closed = False
         self._write_lock = threading.Lock()
+        #: The head that the last append left; None after an error.
+        self._left: Head | None = None
+        #: Whether the append before found the head where the one before that had left it.
+        self._undisturbed = False
         self._building_thread: int | None = None
         self._idle_readers: list[apsw.Connection] = []
         self._writer: apsw.Connection | None = None
@@ -102,16 +120,37 @@ class SQLiteStore:
     # -- writing -----------------------------------------------------------------------
 
     def append(self, build: Build) -> Head:
-        """See Store.append. `build` runs once, under the write lock."""
+        """See Store.append. `build` runs once under the write lock, perhaps after a try without."""
         con = self._writing_connection()
-        with self._write_lock, named_errors(self.path, self._timeout_s), immediate(con):
-            head = self._head(con)
-            rows = self._built(build, head)
-            if rows:
-                _insert(con, rows)
-                head = Head(rows[-1].seq, rows[-1].hash)
+        with self._write_lock, named_errors(self.path, self._timeout_s):
+            left, self._left = self._left, None
+            head = self._append_behind(left, con, build) if left is not None and self._undisturbed else None
+            if head is None:
+                with immediate(con):
+                    head = self._head(con)
+                    self._undisturbed = head == left
+                    rows = self._built(build, head)
+                    if rows:
+                        _insert(con, rows)
+                        head = _head_of(rows)
+            self._left = head
         # Durable from here on (Durability.POWER): the commit's frames are synced to the log.
         return head
+
+    def _append_behind(self, left: Head, con: apsw.Connection, build: Build) -> Head | None:
+        """Append without a look at the head, where nobody else seems to write; None if nothing was stored.
+
+        If another process has appended after all, the seq is in use and the file refuses the rows.
+        What `build` read was as of this head then, or the rows would not have been taken.
+        """
+        rows = self._built(build, left)
+        if not rows:
+            return None
+        try:
+            _commit(con, rows)
+        except apsw.ConstraintError:
+            return None
+        return _head_of(rows)
 
     def erase(self, seqs: Sequence[int], build: Build) -> Head:
         """See Store.erase. With no rows built, only the scrubbing is done again."""
@@ -124,7 +163,7 @@ class SQLiteStore:
                 con.executemany(
                     "UPDATE events SET body = NULL, salt = NULL WHERE seq = ?", [(s,) for s in seqs]
                 )
-                head = Head(rows[-1].seq, rows[-1].hash)
+                head = _head_of(rows)
         self._scrub(seqs)
         return head
 
