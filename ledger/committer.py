@@ -195,11 +195,14 @@ class _Placing:
         self.rows: list[Row] = []
         self._outcomes: list[list[Receipt] | StoreError | KeyConflict | PositionConflict] = []
         self._keys: dict[str, Row] = {}
+        self._stored: dict[str, Row] = {}
 
     def build(self, head: Head) -> list[Row]:
         """The rows of every request that can be met, chained behind `head`."""
         self.rows, self._outcomes = [], []
         self._keys = {}
+        keys = [draft.key for request in self._group for draft in request.drafts if draft.key is not None]
+        self._stored = self._store.find_keys(keys) if keys else {}
         for request in self._group:
             mark = len(self.rows)
             try:
@@ -221,7 +224,7 @@ class _Placing:
         for draft in request.drafts:
             key = draft.key
             if key is not None:
-                first = self._keys.get(key) or self._store.find_key(key)
+                first = self._keys.get(key) or self._stored.get(key)
                 if first is not None:
                     receipts.append(_same_event(first, draft, len(receipts)))
                     continue

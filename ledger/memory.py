@@ -97,6 +97,10 @@ class MemoryStore:
             seq = self._by_key.get(key)
             return None if seq is None else self._rows[seq - 1]
 
+    def find_keys(self, keys: Sequence[str]) -> dict[str, Row]:
+        """See Store.find_keys."""
+        return {key: row for key in keys if (row := self.find_key(key)) is not None}
+
     def stream_head(self, stream: str) -> int:
         """See Store.stream_head."""
         self._check_open()

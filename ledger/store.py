@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from .event import Head, Row
 
 #: From the head that the rows must follow to the rows. May ask the store's `find_key`,
-#: `stream_head` and `read`, which then answer as of that head. May raise: nothing is stored.
+#: `find_keys`, `stream_head` and `read`, which then answer as of that head. May raise: nothing is stored.
 Build = Callable[[Head], Sequence[Row]]
 
 
@@ -51,6 +51,9 @@ class Store(Protocol):
 
     def find_key(self, key: str) -> Row | None:
         """The row with this idempotency key."""
+
+    def find_keys(self, keys: Sequence[str]) -> dict[str, Row]:
+        """The rows with any of these idempotency keys, by key."""
 
     def stream_head(self, stream: str) -> int:
         """The seq of the stream's last row; 0 if it has none."""

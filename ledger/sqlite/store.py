@@ -28,8 +28,9 @@ from .connection import committing, connect_reader, connect_writer, immediate, n
 
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
 _INSERT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
-#: Rows in one INSERT, at most. SQLite takes 32,766 values; apsw keeps 100 statements prepared.
-_INSERT_ROWS_MAX: Final = 128
+#: Rows or keys in one statement, at most. SQLite takes 32,766 values; apsw keeps 100 statements
+#: prepared, of up to 16 KiB of text each.
+_STATEMENT_ROWS_MAX: Final = 128
 _FOUND: Final = "SELECT seq AS found FROM events WHERE seq > ? AND seq < ? AND stream = ?"
 _HEAD: Final = "SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1"
 _TEXT_COLUMNS: Final = ("kind", "stream", "key")
@@ -51,14 +52,14 @@ def _insert(con: apsw.Connection, rows: Sequence[Row]) -> None:
     Every step of a statement lets other threads run and then waits for its turn again: fewer
     steps, fewer waits beside a busy thread.
     """
-    for start in range(0, len(rows), _INSERT_ROWS_MAX):
-        part = rows[start : start + _INSERT_ROWS_MAX]
+    for start in range(0, len(rows), _STATEMENT_ROWS_MAX):
+        part = rows[start : start + _STATEMENT_ROWS_MAX]
         con.execute(_insert_of(len(part)), tuple(chain.from_iterable(part)))
 
 
 def _commit(con: apsw.Connection, rows: Sequence[Row]) -> None:
     """Insert the rows in a transaction of their own, which is one statement where that is enough."""
-    if len(rows) <= _INSERT_ROWS_MAX:
+    if len(rows) <= _STATEMENT_ROWS_MAX:
         with committing(con):
             _insert(con, rows)
     else:
@@ -66,9 +67,14 @@ def _commit(con: apsw.Connection, rows: Sequence[Row]) -> None:
             _insert(con, rows)
 
 
-@lru_cache(maxsize=_INSERT_ROWS_MAX)
+@lru_cache(maxsize=_STATEMENT_ROWS_MAX)
 def _insert_of(count: int) -> str:
     return _INSERT + f", ({', '.join('?' * len(COLUMNS))})" * (count - 1)
+
+
+@lru_cache(maxsize=_STATEMENT_ROWS_MAX)
+def _find_of(count: int) -> str:
+    return f"SELECT key FROM events WHERE key IN ({', '.join('?' * count)})"
 
 
 def _head_of(rows: Sequence[Row]) -> Head:
@@ -213,6 +219,16 @@ class SQLiteStore:
             seq = con.execute("SELECT seq FROM events WHERE key = ?", (key,)).get
             row = con.execute(f"{_SELECT} NOT INDEXED WHERE seq = ? AND key = ?", (seq, key)).fetchone()
         return None if row is None else Row._make(row)
+
+    def find_keys(self, keys: Sequence[str]) -> dict[str, Row]:
+        """See Store.find_keys. As a rule none is found, so what is found is read one by one."""
+        found: list[Any] = []
+        with self._reading() as con:
+            for start in range(0, len(keys), _STATEMENT_ROWS_MAX):
+                part = tuple(keys[start : start + _STATEMENT_ROWS_MAX])
+                found += con.execute(_find_of(len(part)), part)
+        rows = ((key, self.find_key(key)) for (key,) in found)
+        return {key: row for key, row in rows if row is not None}
 
     def stream_head(self, stream: str) -> int:
         """See Store.stream_head."""

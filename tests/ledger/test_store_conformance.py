@@ -107,12 +107,13 @@ def test_build_may_ask_the_store_which_answers_as_of_the_head(store: Store, chai
         asked.append(store.stream_head("none"))
         found = store.find_key("k")
         asked.append(found and found.seq)
+        asked.append([row.seq for row in store.find_keys(["k", "none"]).values()])
         asked.append(seqs(store.read()))
         asked.append(seqs(store.read(reverse=True, limit=1)))
         return chained.rows(head, {"stream": "s"})
 
     store.append(build)
-    assert asked == [1, 0, 2, [1, 2], [2]]
+    assert asked == [1, 0, 2, [2], [1, 2], [2]]
 
 
 WRONG: dict[str, Callable[[Row], Row]] = {
@@ -325,6 +326,13 @@ def test_find_key_and_stream_head(full: Any) -> None:
     assert store.stream_head("A") == 0
 
 
+def test_find_keys_finds_what_find_key_does(full: Any) -> None:
+    store, rows = full
+    keyed = {row.key: row for row in rows if row.key is not None}
+    assert store.find_keys([]) == store.find_keys(["key"]) == {}
+    assert store.find_keys([*keyed, *(f"none {n}" for n in range(300)), *keyed]) == keyed
+
+
 # ---- erase ----
 
 
@@ -426,6 +434,7 @@ def test_a_closed_store_cannot_be_used(store: Store, chained: Any) -> None:
         lambda: next(store.read()),
         lambda: next(iter(store.read_raw())),
         lambda: store.find_key("k"),
+        lambda: store.find_keys(["k"]),
         lambda: store.stream_head("main"),
         lambda: store.erase([1], erasure(chained, 1)),
         store.summary,
