@@ -108,33 +108,37 @@ class Walk:
         return None
 
     def _run(self, rows: Iterable[Sequence[Any]], progress: Callable[[int], None] | None) -> None:
-        # One hasher each, used again and again: making one costs as much as hashing a row.
-        body_hasher, event_hasher = blake3(), blake3()
+        # One hasher, used again and again: making one costs as much as hashing a row.
+        hasher = blake3()
+        reset, update, digest_of_all = hasher.reset, hasher.update, hasher.digest
+        place, tag, salt_bytes = chain.PLACE.pack, chain.EVENT_TAG, chain.SALT_BYTES
         prev, expected = self.last_hash, self.last + 1
-        erasures, place = self.erasures, chain.PLACE.pack
+        erasures = self.erasures
         try:
             for row in rows:
                 seq, at, kind, stream, key, meta, salt, body, body_hash, prev_hash, digest = row
                 try:
-                    if body is not None:
-                        body_hasher.reset()
-                        body_hasher.update(salt)
-                        body_hasher.update(body)
-                        sound = (
-                            body_hasher.digest() == body_hash
-                            and len(salt) == chain.SALT_BYTES
-                            and body != b""
-                        )
+                    if body:
+                        reset()
+                        update(salt + body)
+                        sound = digest_of_all() == body_hash and len(salt) == salt_bytes
                     else:
-                        sound = (salt is None or len(salt) == chain.SALT_BYTES) and len(
-                            body_hash
-                        ) == chain.HASH_BYTES
-                    event_hasher.reset()
-                    event_hasher.update(place(chain.EVENT_TAG, prev_hash, seq, at, body_hash))
-                    event_hasher.update(_label(kind, stream, key, meta))
-                    sound = (
-                        sound and event_hasher.digest() == digest and prev_hash == prev and seq == expected
-                    )
+                        sound = (
+                            body is None
+                            and (salt is None or len(salt) == salt_bytes)
+                            and len(body_hash) == chain.HASH_BYTES
+                        )
+                    if sound and prev_hash == prev and seq == expected:
+                        reset()
+                        label = (
+                            _bare_label(kind, stream)
+                            if key is None and meta is None
+                            else _label(kind, stream, key, meta)
+                        )
+                        update(place(tag, prev_hash, seq, at, body_hash) + label)
+                        sound = digest_of_all() == digest
+                    else:
+                        sound = False
                 except (TypeError, ValueError, AttributeError, struct.error):
                     sound = False
                 if not sound:
@@ -302,20 +306,16 @@ def _nearest_first(centre: int, reach: int) -> Iterator[int]:
 
 
 @lru_cache(maxsize=4096)
+def _bare_label(kind: str, stream: str) -> bytes:
+    """As `_label`, of a row without key and meta."""
+    return chain.label(kinds.check_kind(kind), kinds.check_name(stream, "stream"), None, None)
+
+
 def _label(kind: str, stream: str, key: str | None, meta: bytes | None) -> bytes:
     """The label of a row as stored; a ValueError or TypeError if it may not stand in a ledger."""
-    _check_kind(kind)
-    _check_stream(stream)
+    _bare_label(kind, stream)  # checks both; most rows repeat an earlier pair, while keys never repeat
     if key is not None:
         kinds.check_name(key, "key")
     if meta is not None and not meta:
         raise ValueError("an empty meta would have the same hash as none")
     return chain.label(kind, stream, key, meta)
-
-
-_check_kind = lru_cache(maxsize=1024)(kinds.check_kind)
-
-
-@lru_cache(maxsize=4096)
-def _check_stream(stream: str) -> None:
-    kinds.check_name(stream, "stream")
