@@ -57,6 +57,33 @@ def label(kind: str, stream: str, key: str | None, meta: bytes | None) -> bytes:
     )
 
 
+class Hasher:
+    """`body_hash` and `event_hash` on one BLAKE3 state, used again and again for many events.
+
+    Making a state takes a third of the time of a hash. Only for hashes taken one after the other by one
+    caller: two at once, be it from a signal handler, would mix their bytes.
+    """
+
+    __slots__ = ("_digest", "_reset", "_update")
+
+    def __init__(self) -> None:
+        state = blake3()
+        self._reset, self._update, self._digest = state.reset, state.update, state.digest
+
+    def body(self, salt: bytes, body: bytes) -> bytes:
+        """See `body_hash`."""
+        self._reset()
+        self._update(salt + body)
+        return self._digest()
+
+    def event(self, prev_hash: bytes, seq: int, at: int, body_digest: bytes, label_bytes: bytes) -> bytes:
+        """See `event_hash`."""
+        assert len(prev_hash) == len(body_digest) == HASH_BYTES
+        self._reset()
+        self._update(_place(EVENT_TAG, prev_hash, seq, at, body_digest) + label_bytes)
+        return self._digest()
+
+
 def event_hash(prev_hash: bytes, seq: int, at: int, body_digest: bytes, label_bytes: bytes) -> bytes:
     """The hash of an event: over its predecessor's hash, position, time, body hash and label."""
     assert len(prev_hash) == len(body_digest) == HASH_BYTES

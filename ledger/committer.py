@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Final
 
+from .chain import Hasher
 from .errors import Closed, KeyConflict, OutcomeUnknown, PositionConflict, StoreError, TallyError, Unavailable
 from .event import Draft, Head, Receipt, Row
 from .store import Store
@@ -196,6 +197,7 @@ class _Placing:
         self._outcomes: list[list[Receipt] | StoreError | KeyConflict | PositionConflict] = []
         self._keys: dict[str, Row] = {}
         self._stored: dict[str, Row] = {}
+        self._hasher = Hasher()
 
     def build(self, head: Head) -> list[Row]:
         """The rows of every request that can be met, chained behind `head`."""
@@ -219,6 +221,7 @@ class _Placing:
 
     def _place(self, request: Request, head: Head) -> list[Receipt]:
         receipts: list[Receipt] = []
+        hasher = self._hasher
         seq, prev_hash = head.seq, head.hash
         expect = request.expect
         for draft in request.drafts:
@@ -232,7 +235,7 @@ class _Placing:
                 self._check_position(*expect)
                 expect = None
             seq += 1
-            row = draft.place(seq, prev_hash)
+            row = draft.place(seq, prev_hash, hasher)
             if key is not None:
                 self._keys[key] = row
             self.rows.append(row)

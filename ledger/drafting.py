@@ -6,6 +6,7 @@ Everything here happens before the store is asked for its lock.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from .event import Draft, NewEvent
 DEFAULT_STREAM: Final = "main"
 #: Fields of meta that Tallystick gives a meaning; each a string. Others are the app's own.
 META_FIELDS: Final = ("actor", "correlation", "causation", "traceparent")
+_SALTS_AHEAD: Final = 64
 _AT_MIN: Final = -(1 << 63)
 _AT_MAX: Final = (1 << 63) - 1
 _NEW_EVENT_FIELDS: Final = frozenset(NewEvent.__struct_fields__)
@@ -53,6 +55,30 @@ def wall_clock() -> int:
     return time.time_ns() // 1000
 
 
+class SystemSalts:
+    """Salts from the operating system, drawn ahead of need.
+
+    Each draw is a system call, during which another thread may take the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        self._ready: list[bytes] = []
+
+    def __call__(self) -> bytes:
+        """A salt that was given to nobody else."""
+        try:
+            return self._ready.pop()
+        except IndexError:
+            first, *rest = _cut(os.urandom(chain.SALT_BYTES * _SALTS_AHEAD))
+            self._ready += rest
+            return first
+
+
+def _cut(pool: bytes) -> Iterator[bytes]:
+    size = chain.SALT_BYTES
+    return (pool[i : i + size] for i in range(0, len(pool), size))
+
+
 class Drafter:
     """Makes drafts for one ledger, with its clock, entropy, limits and registered kinds."""
 
@@ -63,12 +89,24 @@ class Drafter:
         self._number = next(_numbers)
         self._clock = clock
         self._entropy = entropy
+        # An app's own entropy is asked as each event comes: the same events get the same bytes.
+        self._salt: Callable[[], bytes] = (
+            SystemSalts() if entropy is os.urandom else lambda: entropy(chain.SALT_BYTES)
+        )
         self._max_body_bytes = max_body_bytes
         #: The largest body of a recorder's event.
         self.recorded_bytes_max = max(max_body_bytes, canonical.MAX_BYTES)
 
-    def draft(self, event: NewEvent | Mapping[str, Any], salt: bytes | None = None) -> Draft:
-        """The draft of an app's event. Raises InvalidEvent with the path of what is wrong."""
+    def draft(
+        self,
+        event: NewEvent | Mapping[str, Any],
+        salt: bytes | None = None,
+        hasher: chain.Hasher | None = None,
+    ) -> Draft:
+        """The draft of an app's event. Raises InvalidEvent with the path of what is wrong.
+
+        Who drafts many brings their salts, drawn at once, and one hasher for all.
+        """
         if not isinstance(event, NewEvent):
             event = _from_mapping(event)
         kind, stream, key = event.kind, event.stream, event.key
@@ -80,7 +118,7 @@ class Drafter:
             kinds.check_name(stream, "stream")
             raise
         limit = self._max_body_bytes
-        return self._finish(kind, event.body, stream, key, meta, event.at, salt, label, limit)
+        return self._finish(kind, event.body, stream, key, meta, event.at, salt, label, limit, hasher)
 
     def own(self, kind: str, body: Any, stream: str) -> Draft:
         """The draft of an event that the ledger itself writes."""
@@ -102,9 +140,7 @@ class Drafter:
 
     def salts(self, count: int) -> Iterator[bytes]:
         """Fresh salts, drawn from the entropy source at once."""
-        size = chain.SALT_BYTES
-        pool = self._entropy(size * count)
-        return (pool[i : i + size] for i in range(0, size * count, size))
+        return _cut(self._entropy(chain.SALT_BYTES * count))
 
     def _finish(
         self,
@@ -117,6 +153,7 @@ class Drafter:
         salt: bytes | None,
         label: bytes,
         max_body_bytes: int,
+        hasher: chain.Hasher | None = None,
     ) -> Draft:
         data = canonical.encode(self.registry.check(kind, body), "body", max_body_bytes)
         if at is None:
@@ -126,8 +163,9 @@ class Drafter:
                 "at", f"{at!r} is no time", "give microseconds since 1970-01-01 UTC as an integer"
             )
         if salt is None:
-            salt = self._entropy(chain.SALT_BYTES)
-        return Draft(at, kind, stream, key, meta, salt, data, chain.body_hash(salt, data), label)
+            salt = self._salt()
+        digest = (chain.body_hash if hasher is None else hasher.body)(salt, data)
+        return Draft(at, kind, stream, key, meta, salt, data, digest, label)
 
     # -- meta and context ----------------------------------------------------------------
 

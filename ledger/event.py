@@ -14,12 +14,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from . import canonical
-from .chain import event_hash
+from .chain import Hasher, event_hash
 from .errors import BadHead, MalformedEvent
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _HEAD_LINE: Final = re.compile(r"(?:tally1:([0-9a-f]{32}):)?(0|[1-9][0-9]{0,18}):([0-9a-f]{64})")
 _SEQ_MAX: Final = (1 << 63) - 1
+_new_tuple: Final = tuple.__new__  # a named tuple's own __new__ is a function in Python around it
 
 
 class Head(msgspec.Struct, frozen=True, order=True):
@@ -87,15 +88,12 @@ class Draft(NamedTuple):
     body_hash: bytes
     label: bytes
 
-    def place(self, seq: int, prev_hash: bytes) -> Row:
-        """The row of this draft at a place in the chain."""
-        digest = event_hash(prev_hash, seq, self.at, self.body_hash, self.label)
-        return Row._make((seq, *self[:_COLUMNS_OF_DRAFT], prev_hash, digest))
-
-
-#: A draft begins with the columns of its row that do not depend on its place, in their order.
-_COLUMNS_OF_DRAFT: Final = Draft._fields.index("label")
-assert Row._fields == ("seq", *Draft._fields[:_COLUMNS_OF_DRAFT], "prev_hash", "hash")
+    def place(self, seq: int, prev_hash: bytes, hasher: Hasher | None = None) -> Row:
+        """The row of this draft at a place in the chain. Who places many brings one hasher for all."""
+        hash_of = event_hash if hasher is None else hasher.event
+        at, kind, stream, key, meta, salt, body, body_hash, label = self
+        digest = hash_of(prev_hash, seq, at, body_hash, label)
+        return _new_tuple(Row, (seq, at, kind, stream, key, meta, salt, body, body_hash, prev_hash, digest))
 
 
 class NewEvent(msgspec.Struct, kw_only=True):

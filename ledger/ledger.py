@@ -234,11 +234,11 @@ class Ledger:
 
     def prepare_many(self, batch: Sequence[NewEvent | Mapping[str, Any]], offset: int = 0) -> list[Draft]:
         """The drafts of a batch, whose first event is number `offset` in errors; touches no store."""
-        draft = self._drafter.draft
+        draft, hasher = self._drafter.draft, chain.Hasher()
         drafts: list[Draft] = []
         try:
             for event, salt in zip(batch, self._drafter.salts(len(batch)), strict=True):
-                drafts.append(draft(event, salt))
+                drafts.append(draft(event, salt, hasher))
         except InvalidEvent as error:
             error.index = len(drafts)
             raise error.inside(f"events[{offset + error.index}]") from None

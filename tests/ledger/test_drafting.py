@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -129,6 +130,35 @@ def test_salts_are_drawn_at_once_and_cut_up() -> None:
 
     salts = list(Drafter(lambda: 0, entropy, 1000).salts(3))
     assert (asked, salts) == ([48], [bytes(range(n, n + 16)) for n in (0, 16, 32)])
+
+
+def test_salts_of_the_system_are_drawn_ahead_and_never_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def urandom(size: int) -> bytes:
+        asked.append(size)
+        return real(size)
+
+    real = os.urandom
+    monkeypatch.setattr(os, "urandom", urandom)
+    drafter = Drafter(lambda: 0, os.urandom, 1000)
+    salts = {drafter.draft(NewEvent(kind="a.b")).salt for _ in range(130)}
+    assert asked == [64 * 16] * 3
+    assert len(salts) == 130
+    assert {len(salt) for salt in salts} == {16}
+
+
+def test_an_apps_own_entropy_is_asked_event_by_event() -> None:
+    asked: list[int] = []
+
+    def entropy(size: int) -> bytes:
+        asked.append(size)
+        return bytes(size)
+
+    drafter = Drafter(lambda: 0, entropy, 1000)
+    for _ in range(3):
+        drafter.draft(NewEvent(kind="a.b"))
+    assert asked == [16, 16, 16]
 
 
 # ---- meta and context ----
