@@ -74,6 +74,7 @@ class Committer:
         self._patience_s = patience_s
         self._mutex = threading.Lock()
         self._queue: deque[Request] = deque()
+        self._hasher = Hasher()  # for whoever leads
         #: Who leads, or was told to; None when nothing waits.
         self._leader: Request | None = None
 
@@ -144,7 +145,7 @@ class Committer:
 
     def _commit(self, group: list[Request]) -> Head | None:
         """Store the group in one transaction; the outcome is in each request. The new head."""
-        placing = _Placing(self._store, group)
+        placing = _Placing(self._store, group, self._hasher)
         try:
             head = self._store.append(placing.build)
         except OutcomeUnknown as unknown:
@@ -190,14 +191,14 @@ class Committer:
 class _Placing:
     """A group taking its place behind a head; made anew for every call of `build`."""
 
-    def __init__(self, store: Store, group: list[Request]) -> None:
+    def __init__(self, store: Store, group: list[Request], hasher: Hasher) -> None:
         self._store = store
         self._group = group
         self.rows: list[Row] = []
         self._outcomes: list[list[Receipt] | StoreError | KeyConflict | PositionConflict] = []
         self._keys: dict[str, Row] = {}
         self._stored: dict[str, Row] = {}
-        self._hasher = Hasher()
+        self._hasher = hasher
 
     def build(self, head: Head) -> list[Row]:
         """The rows of every request that can be met, chained behind `head`."""

@@ -106,6 +106,7 @@ class SQLiteStore:
         self.read_only = read_only
         self.durability = durability
         self._timeout_s = timeout_s
+        self._named_errors = named_errors(self.path, timeout_s)
         self._pid = os.getpid()
         self._closed = False
         self._write_lock = threading.Lock()
@@ -128,7 +129,7 @@ class SQLiteStore:
     def append(self, build: Build) -> Head:
         """See Store.append. `build` runs once under the write lock, perhaps after a try without."""
         con = self._writing_connection()
-        with self._write_lock, named_errors(self.path, self._timeout_s):
+        with self._write_lock, self._named_errors:
             left, self._left = self._left, None
             head = self._append_behind(left, con, build) if left is not None and self._undisturbed else None
             if head is None:
@@ -161,7 +162,7 @@ class SQLiteStore:
     def erase(self, seqs: Sequence[int], build: Build) -> Head:
         """See Store.erase. With no rows built, only the scrubbing is done again."""
         con = self._writing_connection()
-        with self._write_lock, named_errors(self.path, self._timeout_s), immediate(con):
+        with self._write_lock, self._named_errors, immediate(con):
             head = self._head(con)
             rows = self._built(build, head)
             if rows:
@@ -180,7 +181,7 @@ class SQLiteStore:
         the log only, or are replaced in the file by the checkpoint.
         """
         assert self._writer is not None
-        with self._write_lock, named_errors(self.path, self._timeout_s):
+        with self._write_lock, self._named_errors:
             try:
                 busy, _, _ = next(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
             except (apsw.BusyError, apsw.LockedError):
@@ -331,7 +332,7 @@ class SQLiteStore:
         except IndexError:
             con = connect_reader(self.path, timeout_s=self._timeout_s)
         try:
-            with named_errors(self.path, self._timeout_s):
+            with self._named_errors:
                 yield con
         except BaseException:
             con.close()  # it may have cached a damaged page
