@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tallystick import Durability, Ledger, Receipt, TallyError, Verdict
+from tallystick import Durability, Ledger, PositionConflict, Receipt, TallyError, Verdict
 
 Process = subprocess.Popen[str]
 Start = Callable[..., Process]
@@ -145,6 +145,33 @@ def test_expected_positions_let_one_through(ledger_path: Path) -> None:
             assert len(winners) == 1, (turn, results)
             won.append(winners[0].seq)
         assert [event.seq for event in ledger.read(stream="s")] == won
+
+
+@pytest.mark.parametrize("events", [1, 300])
+def test_another_handle_comes_between(ledger_path: Path, events: int) -> None:
+    """Invariant: a ledger that wrote alone and builds behind a head gone by builds again, keys included."""
+    with Ledger.open(ledger_path) as ours, Ledger.open(ledger_path) as theirs:
+        for _ in range(3):
+            ours.append("load.made", {"by": "us"})
+        for turn in range(6):
+            if turn % 3:  # they come between two of our appends, or stay away for one
+                theirs.append("load.made", {"by": "them"}, stream="t", key=f"k{turn}")
+            receipts = ours.append_many([{"kind": "load.made", "body": n} for n in range(events)])
+            assert [receipt.seq for receipt in receipts] == [
+                event.seq for event in ours.read(receipts[0].seq - 1)
+            ]
+        with pytest.raises(PositionConflict):
+            ours.append("load.made", stream="t", expect=0)
+        for _ in range(2):
+            ours.append("load.made")
+        first = theirs.append("load.made", "once", stream="u", key="shared")
+        assert ours.append("load.made", "once", stream="u", key="shared") == first
+        for _ in range(2):
+            ours.append("load.made")
+        last = theirs.append("load.made", stream="v")
+        assert ours.append("load.made", stream="v", expect=last.seq).seq == last.seq + 1
+        assert ours.verify(ours.head()).verdict is Verdict.VERIFIED
+        assert sum(event.body == {"by": "them"} for event in ours.read()) == 4
 
 
 def test_readers_and_followers_see_every_event_once_in_order(ledger_path: Path) -> None:

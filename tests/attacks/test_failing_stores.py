@@ -222,6 +222,48 @@ class BrokenCommit:
 # -- interrupts ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("events", [1, 300])
+def test_a_disk_error_where_nobody_else_writes(ledger_path: Path, stored: bool, events: int) -> None:
+    """Invariant: the one statement that then inserts and commits is asked after like a COMMIT."""
+    with Ledger.open(ledger_path) as ledger:
+        store = ledger._store
+        assert isinstance(store, SQLiteStore) and store._writer is not None
+        for _ in range(3):
+            ledger.append("note.kept")
+        broken = BrokenAnswer(store._writer, stored, "INSERT" if events == 1 else "COMMIT")
+        store._writer = broken  # type: ignore[assignment]
+        batch = [{"kind": "note.kept", "body": n} for n in range(events)]
+        if stored:
+            assert [receipt.seq for receipt in ledger.append_many(batch)] == list(range(5, 5 + events))
+        else:
+            with pytest.raises(Unavailable, match="commit failed"):
+                ledger.append_many(batch)
+        assert broken.failed
+        assert ledger.append("note.kept").seq == 5 + events * stored
+        assert ledger.verify(ledger.head()).verdict is Verdict.VERIFIED
+
+
+class BrokenAnswer:
+    """A connection that once ends a statement in an input/output error, after running it or instead."""
+
+    def __init__(self, con: apsw.Connection, after: bool, statement: str) -> None:
+        self._con, self._after, self._statement = con, after, statement
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._con, name)
+
+    def execute(self, sql: str, *arguments: Any) -> Any:
+        fails = sql.startswith(self._statement) and not self.failed
+        if fails:
+            self.failed = True
+        result = self._con.execute(sql, *arguments) if self._after or not fails else None
+        if fails:
+            raise apsw.IOError("disk I/O error")
+        return result
+
+
 class Interrupted(WrappedStore):
     """A store whose next append is interrupted, before or after storing."""
 
