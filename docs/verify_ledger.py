@@ -21,6 +21,7 @@ import json
 import os
 import re
 import sqlite3
+import stat
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from blake3 import blake3
+try:
+    from blake3 import blake3
+except ImportError as missing:
+    print(f"could not look: {missing}: pip install blake3", file=sys.stderr)
+    sys.exit(3)
 
 EVENT_TAG = b"tally.event.v1\x00"  # section 4
 GENESIS_TAG = b"tally.genesis.v1\x00"  # section 4
@@ -40,6 +45,7 @@ LOWER_HEX = re.compile(r"([0-9a-f]{2})*")  # section 7
 HEAD = re.compile(r"(?:tally1:([0-9a-f]{32}):)?([1-9][0-9]{0,18}):([0-9a-f]{64})")  # section 6
 REORDER_DISTANCE_MAX = 100_000  # section 8, step 4
 LINE_BYTES_MAX = 1 << 30
+HEAD_FILE_BYTES_MAX = 1024
 SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -281,19 +287,41 @@ def check_anchor(log: Log, anchor: Anchor) -> None:
         raise Finding(anchor.seq, "edited", f"{rewritten}: {anchor.source} names another hash")
 
 
+def sound_rows(ledger: sqlite3.Connection, select: str) -> Iterator[Sequence[object]]:
+    """The rows in order, each before the damage behind it raises.
+
+    Python's cursor reads a row ahead, so that damage takes the row before along: from there on each
+    row is asked for alone.
+    """
+    ahead: Sequence[object] | None = None
+    try:
+        for ahead in ledger.execute(f"{select} ORDER BY seq"):
+            yield ahead
+    except sqlite3.DatabaseError as err:
+        if getattr(err, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        last = ahead
+        one = f"{select}{'' if last is None else ' WHERE seq > ?'} ORDER BY seq LIMIT 1"
+        while row := ledger.execute(one, () if last is None else (last[0],)).fetchone():
+            yield row
+            if last is None:
+                one = f"{select} WHERE seq > ? ORDER BY seq LIMIT 1"
+            last = row
+
+
 def ledger_rows(path: Path) -> Iterator[Sequence[object]]:
     """Read only. Where SQLite cannot lock (read-only media) it must not try, if no journal lies beside."""
     file = path.resolve()
     journal = any(Path(f"{file}{end}").exists() for end in ("-wal", "-journal"))
     option = "" if journal or os.access(file.parent, os.W_OK) else "&immutable=1"
-    select, opened = f"SELECT {', '.join(Row._fields)} FROM events ORDER BY seq", False
+    select, opened = f"SELECT {', '.join(Row._fields)} FROM events", False
     try:
         with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro{option}", uri=True)) as ledger:
             ledger.text_factory = Text
             ledger.execute("PRAGMA trusted_schema=OFF")
             ledger.execute(f"{select} LIMIT 0").fetchall()
             opened = True
-            yield from ledger.execute(select)
+            yield from sound_rows(ledger, select)
     except sqlite3.Error as err:
         if opened and getattr(err, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
             raise Malformed(f"SQLite cannot read on: {err}") from None
@@ -335,8 +363,12 @@ def parse_head(source: str, token: str) -> Anchor:
 
 
 def head_file(path: Path) -> Anchor:
-    with path.open("rb") as stream:
-        return parse_head(str(path), stream.read(1024).decode("utf-8", "replace").removesuffix("\n"))
+    """The head in a file. A pipe, a device or a huge file in its place must not hang or fill memory."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise CannotLook(f"{path} is no regular file")
+        text = stream.read(HEAD_FILE_BYTES_MAX).decode("utf-8", "replace")
+    return parse_head(str(path), text.removesuffix("\n"))
 
 
 def verify(name: str, expect: Anchor | None) -> Log:
@@ -389,10 +421,21 @@ def main() -> int:
         line = f"BROKEN {found}"
         result = {"verdict": "BROKEN", "seq": found.seq, "finding": found.word, "detail": found.detail}
     except (CannotLook, OSError) as err:
-        print(f"could not look: {err}", file=sys.stderr)
-        return 3
-    print(json.dumps(result) if given.json else line)
+        return could_not_look(str(err))
+    except Exception as err:  # a mistake of this script is no finding
+        return could_not_look(f"{type(err).__name__}: {err}")
+    try:
+        print(json.dumps(result) if given.json else line, flush=True)
+    except OSError as err:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered has nowhere to go
+        return could_not_look(f"the verdict could not be written: {err}")
     return 1 if result["verdict"] == "BROKEN" else 0
+
+
+def could_not_look(why: str) -> int:
+    with contextlib.suppress(OSError):
+        print("could not look:", " ".join(why.split("\n")), file=sys.stderr, flush=True)
+    return 3
 
 
 if __name__ == "__main__":

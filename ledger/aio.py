@@ -17,11 +17,12 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from .arguments import check_chunk, note_appended
 from .committer import Request
 from .drafting import DEFAULT_STREAM
-from .errors import Closed, RecordingFailed, TallyError
+from .errors import Closed, LedgerMoved, RecordingFailed, TallyError
 from .event import Draft, Event, Head, NewEvent, Receipt
-from .ledger import CHUNK_EVENTS, FOLLOW_POLL_S, Ledger, check_chunk
+from .ledger import CHUNK_EVENTS, FOLLOW_POLL_S, Ledger
 from .verify import Report
 
 READ_AHEAD_EVENTS: Final = 500
@@ -106,6 +107,9 @@ class AsyncLedger:
                 receipts += await self._submit(self.ledger.prepare_many(batch, len(receipts)), None)
         except TallyError as error:
             raise error.after(len(receipts)) from None
+        except Exception as error:
+            note_appended(error, len(receipts))
+            raise
         return receipts
 
     async def record(
@@ -194,7 +198,7 @@ class AsyncLedger:
         """See Ledger.stats."""
         return await asyncio.to_thread(self.ledger.stats)
 
-    async def verify(self, expect: Head | None = None, **options: Any) -> Report:
+    async def verify(self, expect: Head | str | None = None, **options: Any) -> Report:
         """See Ledger.verify."""
         return await asyncio.to_thread(lambda: self.ledger.verify(expect, **options))
 
@@ -218,4 +222,10 @@ class AsyncLedger:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        try:
+            await self.close()
+        except LedgerMoved as moved:
+            if error is None:
+                raise
+            if not isinstance(error, LedgerMoved):
+                error.add_note(str(moved))

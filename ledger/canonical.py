@@ -61,9 +61,18 @@ def encode(value: Any, path: str = "body", max_bytes: int = MAX_BYTES) -> bytes:
         trusted = _decode(data) == value
     if not trusted or data.count(_OPEN_OBJECT) + data.count(_OPEN_ARRAY) > MAX_DEPTH:
         data = _encode_sorted(_plain(value, path, MAX_DEPTH))
+    check_size(data, path, max_bytes)
+    return data
+
+
+def check_size(data: bytes, path: str, max_bytes: int) -> None:
+    """Raise BodyTooLarge if the bytes are too many."""
     if len(data) > max_bytes:
         raise BodyTooLarge(path, len(data), max_bytes)
-    return data
+
+
+class Encoded(bytes):
+    """A body in the bytes that `encode` would write; the recorder that put them together vouches for it."""
 
 
 def decode(data: bytes) -> Any:

@@ -277,12 +277,10 @@ class _Placing:
 def _same_event(first: Row, draft: Draft, index: int) -> Receipt:
     """The first receipt, if the draft asks for the very event that the key was used for."""
     assert draft.key is not None
-    different = "body (erased since, so it cannot be compared)" if first.body is None else None
-    for field in ("kind", "stream", "body"):
-        if different is None and getattr(first, field) != getattr(draft, field):
-            different = field
+    different = next((f for f in ("kind", "stream", "body") if getattr(first, f) != getattr(draft, f)), None)
     if different is not None:
-        conflict = KeyConflict(draft.key, first.seq, different)
+        erased = different == "body" and first.body is None
+        conflict = KeyConflict(draft.key, first.seq, different, erased)
         conflict.index = index
         raise conflict
     return Receipt(first.seq, first.hash, first.at)

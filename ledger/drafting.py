@@ -124,19 +124,18 @@ class Drafter:
         """The draft of an event that the ledger itself writes."""
         return self.recorded(NewEvent(kind=kind, body=body, stream=stream))
 
-    def recorded(self, event: NewEvent, salt: bytes | None = None) -> Draft:
+    def recorded(self, event: NewEvent, hasher: chain.Hasher | None = None) -> Draft:
         """The draft of one of Tallystick's own events, in a reserved area.
 
         A limit that an app set for its bodies below the default does not hold for these.
         """
         kind, stream, key = event.kind, event.stream, event.key
         meta = self._meta(event.meta)
-        label = _recorded_label(kind, stream, None if key else meta)
+        label = _recorded_label(kind, stream, meta if key is None else None)
         if key is not None:
             label = chain.label(kind, stream, kinds.check_name(key, "key"), meta)
-        return self._finish(
-            kind, event.body, stream, key, meta, event.at, salt, label, self.recorded_bytes_max
-        )
+        limit = self.recorded_bytes_max
+        return self._finish(kind, event.body, stream, key, meta, event.at, None, label, limit, hasher, True)
 
     def salts(self, count: int) -> Iterator[bytes]:
         """Fresh salts, drawn from the entropy source at once."""
@@ -154,8 +153,13 @@ class Drafter:
         label: bytes,
         max_body_bytes: int,
         hasher: chain.Hasher | None = None,
+        recorded: bool = False,
     ) -> Draft:
-        data = canonical.encode(self.registry.check(kind, body), "body", max_body_bytes)
+        if recorded and type(body) is canonical.Encoded:
+            data: bytes = body
+            canonical.check_size(data, "body", max_body_bytes)
+        else:
+            data = canonical.encode(self.registry.check(kind, body), "body", max_body_bytes)
         if at is None:
             at = self._clock()
         if type(at) is not int or not _AT_MIN <= at <= _AT_MAX:

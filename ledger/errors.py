@@ -93,16 +93,21 @@ class ReservedKind(InvalidEvent):
 
 
 class KeyConflict(TallyError):
-    """The idempotency key was used before, for something else."""
+    """The idempotency key was used before, for something else.
 
-    def __init__(self, key: str, seq: int, difference: str) -> None:
+    `difference` names what is not the same: kind, stream or body. With `erased` nobody can tell,
+    for the first body is gone.
+    """
+
+    def __init__(self, key: str, seq: int, difference: str, erased: bool = False) -> None:
         self.key = key
         self.seq = seq
         self.difference = difference
-        super().__init__(
-            f"key {key!r} was used by event {seq} with another {difference}; "
-            "nothing was appended: use a new key for a new event"
-        )
+        self.erased = erased
+        what = f"by event {seq} with another {difference}"
+        if erased:
+            what = f"by event {seq}, whose {difference} was erased since, so it cannot be compared"
+        super().__init__(f"key {key!r} was used {what}; nothing was appended: use a new key for a new event")
 
 
 class PositionConflict(TallyError):
@@ -128,14 +133,25 @@ class NotErasable(TallyError):
 
 
 class TracesRemain(TallyError):
-    """The erasure is recorded, but old pages could not be scrubbed from the file yet."""
+    """The erasure is recorded, but old pages could not be scrubbed from the file yet.
 
-    def __init__(self, path: str, seqs: tuple[int, ...]) -> None:
+    `reason` says what kept the old pages in the write-ahead log.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        seqs: tuple[int, ...],
+        reason: str = "a reader holds on to them",
+        remedy: str = "close other readers",
+    ) -> None:
         self.path = path
         self.seqs = seqs
+        self.reason = reason
+        self.remedy = remedy
         super().__init__(
-            f"{path}: the erasure is recorded and the body can no longer be read, but a reader kept the old "
-            "pages in the write-ahead log; close other readers and erase the same event again to finish"
+            f"{path}: the erasure is recorded and the body can no longer be read, but its old pages are in "
+            f"the write-ahead log still ({reason}); {remedy} and erase the same event again to finish"
         )
 
 
@@ -217,17 +233,106 @@ class Corrupt(Unavailable):
 class TailLost(Unavailable):
     """The log ends before the head that was last known to be durable.
 
-    Appending would hide the loss, so a ledger in this state opens for reading only.
+    Appending would hide the loss, so a ledger in this state opens for reading only. Nothing was
+    written. `last`: where the log ends (0: it is empty, or gone). `expected`: the seq that the head
+    file vouches for.
     """
 
     def __init__(self, where: str, last: int, expected: int, head_file: str) -> None:
         self.last = last
         self.expected = expected
+        self.head_file = head_file
+        found, lost = (f"the log ends at event {last}", "its end") if last else ("there are no events", "all")
         super().__init__(
             where,
-            f"the log ends at event {last}, but {head_file} vouches for event {expected}: its end was lost "
-            "or its history replaced",
+            f"{found}, but {head_file} vouches for event {expected}: {lost} was lost",
             "restore a backup; or, to go on from what is left, keep that head file under another name",
+        )
+
+
+class HistoryReplaced(TailLost):
+    """The log holds another event where the head file vouches for one, or none: another history.
+
+    `found`: the hash that stands there; None if no event does.
+    """
+
+    def __init__(
+        self, where: str, last: int, expected: int, head_file: str, found: bytes | None = None
+    ) -> None:
+        self.last = last
+        self.expected = expected
+        self.head_file = head_file
+        self.found = found
+        is_what = "is missing" if found is None else "is another"
+        Unavailable.__init__(
+            self,
+            where,
+            f"event {expected}, for which {head_file} vouches, {is_what}: history was replaced",
+            "run `tally verify`, then restore a backup",
+        )
+
+
+class WrongHeadFile(TailLost):
+    """The head file beside the log names another ledger; either of the two is not the right one.
+
+    `ledger_id`: of the log, `named`: of the head file (None: it names none).
+    """
+
+    def __init__(
+        self, where: str, last: int, expected: int, head_file: str, ledger_id: bytes, named: bytes | None
+    ) -> None:
+        self.last = last
+        self.expected = expected
+        self.head_file = head_file
+        self.ledger_id = ledger_id
+        self.named = named
+        other = "no ledger" if named is None else f"another ledger, {named.hex()}"
+        Unavailable.__init__(
+            self,
+            where,
+            f"this is ledger {ledger_id.hex()}, but {head_file} names {other}",
+            "put the right file back, or keep that head file under another name",
+        )
+
+
+class LedgerMoved(Unavailable):
+    """The file that was opened for writing is not at its path any more: moved, removed or replaced.
+
+    `found`: what is there now. `last`: the last event in the file that was opened; those after `seen`,
+    when the file was last known to be in its place, may be nowhere else.
+    """
+
+    def __init__(self, where: str, found: str, last: int, seen: int) -> None:
+        self.found = found
+        self.last = last
+        self.seen = seen
+        lately = f"events {seen + 1} to {last} were appended" if last > seen else "nothing was appended"
+        super().__init__(
+            where,
+            f"there is {found} where the ledger was opened; since it was last seen here {lately} to the file "
+            "that was opened, which was moved, removed or replaced",
+            "find that file and put it back, or restore a backup, and open the ledger again",
+        )
+
+
+class Interfered(StoreError):
+    """The file did not keep events as they were sent, without an error: a trigger, as a rule.
+
+    `events`: how many were sent. `kept`: whether something else than what was sent is stored now;
+    else nothing is. `triggers`: those in the file that are not the ledger's own.
+    """
+
+    def __init__(self, where: str, events: int, kept: bool, triggers: tuple[str, ...]) -> None:
+        self.where = where
+        self.events = events
+        self.kept = kept
+        self.triggers = triggers
+        by = f" (foreign triggers: {', '.join(triggers)})" if triggers else ""
+        became = "what is stored is not what was sent" if kept else "nothing was stored"
+        sent = "an event" if events == 1 else f"{events:,} events"
+        super().__init__(
+            f"{where}: the file did not take {sent} as sent{by}; {became}: "
+            "another program changed the file; run `tally doctor`"
         )
 
 

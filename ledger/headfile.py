@@ -6,9 +6,12 @@ a log that ends before it has lost its end, as a write-ahead log can in silence.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +19,8 @@ from .errors import BadHead, Unavailable
 from .event import Head
 
 WRITE_EVERY_S: Final = 1.0
+#: No head line is longer; a file that is gets read no further.
+LINE_BYTES_MAX: Final = 256
 
 
 def head_path(ledger: str | os.PathLike[str]) -> Path:
@@ -37,7 +42,7 @@ def read_head_file(ledger: str | os.PathLike[str]) -> Head | None:
     """
     path = head_path(ledger)
     try:
-        return Head.parse(path.read_text(encoding="ascii"))
+        return Head.parse(_read_line(path).decode("ascii"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, BadHead) as error:
@@ -47,6 +52,22 @@ def read_head_file(ledger: str | os.PathLike[str]) -> Head | None:
             f"cannot be read ({why})",
             "restore it, or keep it under another name and go on without",
         ) from None
+
+
+def _read_line(path: Path) -> bytes:
+    """What a file that can be a head file holds; OSError for a pipe, a device, a directory, a large file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe opens at once, too
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+        if found.st_size > LINE_BYTES_MAX:
+            raise OSError(errno.EFBIG, "Far longer than a head line")
+        return os.read(descriptor, LINE_BYTES_MAX)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(file: Path) -> None:
@@ -85,8 +106,13 @@ class HeadFile:
             return
         # A name of the thread's own: others may be keeping a head of this ledger at the same time.
         temporary = Path(f"{self.path}.{threading.get_ident()}.{os.getpid()}.tmp")
-        with temporary.open("w", encoding="ascii") as file:
-            file.write(f"{head}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        try:
+            with temporary.open("w", encoding="ascii") as file:
+                file.write(f"{head}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except OSError:  # a full disk, as a rule, where such files would pile up
+            with suppress(OSError):
+                temporary.unlink()
+            raise

@@ -31,7 +31,9 @@ def check_kind(kind: object) -> str:
     """The kind, if it is dotted lower-case words of at most 128 bytes; else InvalidEvent."""
     if not isinstance(kind, str):
         raise InvalidEvent("kind", f"expected a string, got {type(kind).__name__}")
-    if len(kind) > MAX_KIND_BYTES or not KIND.fullmatch(kind):
+    if len(kind) > MAX_KIND_BYTES:
+        raise InvalidEvent("kind", f"{len(kind)} characters long, more than the {MAX_KIND_BYTES} allowed")
+    if not KIND.fullmatch(kind):
         raise InvalidEvent(
             "kind",
             f"{kind[:80]!r} is no kind",

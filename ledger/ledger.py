@@ -7,28 +7,30 @@ the chain) -> store (one transaction) -> receipt. `docs/architecture.md` follows
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 import msgspec
 
 from .._version import __version__
 from . import chain, records, verify
+from .arguments import check_chunk, check_seq, expected_head, note_appended
 from .canonical import MAX_BYTES
 from .committer import Committer
 from .drafting import DEFAULT_STREAM, Drafter, wall_clock
 from .errors import (
     Closed,
     InvalidEvent,
+    LedgerMoved,
     NoSuchEvent,
     NotALedger,
     NotErasable,
-    TailLost,
     TallyError,
     Unavailable,
 )
@@ -37,12 +39,24 @@ from .headfile import HeadFile, head_path, read_head_file, sync_directory
 from .portable import export_line
 from .recording import Batch, Recording
 from .sqlite import Durability, SQLiteStore
+from .sqlite.connection import in_place_of_a_ledger
+from .sqlite.tail import refuse_lost_tail
 from .store import Store
 from .walk import ledger_id_of
 
 CHUNK_EVENTS: Final = 1000
 FOLLOW_POLL_S: Final = 0.1
 PROGRAM: Final = f"tallystick {__version__}"
+
+
+class Closable(Protocol):
+    """What has to be closed."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
+C = TypeVar("C", bound=Closable)
 
 
 class Ledger:
@@ -72,6 +86,8 @@ class Ledger:
         self._head_file = HeadFile(path) if path is not None and not read_only else None
         self.committer = Committer(store, self._note_head)
         self._recording = Recording(self._drafter, self._submit_recorded)
+        self._attached: dict[Callable[[Ledger], Closable], Closable] = {}
+        self._attach_lock = threading.Lock()
         self._ledger_id = self._begin()
 
     @classmethod
@@ -93,6 +109,8 @@ class Ledger:
         UTC. entropy: n to n random bytes; the same clock and entropy make the same bytes.
         Raises LedgerNotFound, NotALedger, NewerFormat, Locked, TailLost and other Unavailable.
         """
+        if not read_only:
+            refuse_lost_tail(Path(path), timeout_s=timeout_s)
         store = SQLiteStore(
             path, create=create, read_only=read_only, durability=durability, timeout_s=timeout_s
         )
@@ -128,14 +146,13 @@ class Ledger:
             self._store.append(self._genesis)
             first = next(self._store.read(limit=1))
         if first is None:
-            raise NotALedger(
-                str(self._path), "holds no events", "open it for writing once to finish creating it"
-            )
+            assert self._path is not None
+            unfinished = "open it for writing once to finish creating it"
+            empty = NotALedger(str(self._path), "holds no events", unfinished)
+            raise in_place_of_a_ledger(self._path, empty, lambda: not self._store.head().seq)
         ledger_id = ledger_id_of(first)
         if ledger_id is None:
             raise NotALedger(str(self._path), "its event 1 is no ledger.created", "run `tally verify`")
-        if not self._read_only:
-            self._refuse_lost_tail(ledger_id)
         return ledger_id
 
     def _genesis(self, head: Head) -> list[Row]:
@@ -150,16 +167,6 @@ class Ledger:
         )
         draft = self._drafter.own(records.CREATED, created, records.STREAM)
         return [draft.place(1, chain.genesis_hash(ledger_id))]
-
-    def _refuse_lost_tail(self, ledger_id: bytes) -> None:
-        """Appending to a log that lost its end would hide the loss."""
-        kept = read_head_file(self._path) if self._path is not None else None
-        if kept is None:
-            return
-        assert self._path is not None
-        row = next(self._store.read(kept.seq - 1, limit=1), None)
-        if kept.ledger_id != ledger_id or row is None or row.hash != kept.hash:
-            raise TailLost(str(self._path), self._store.head().seq, kept.seq, str(head_path(self._path)))
 
     # -- appending -----------------------------------------------------------------------
 
@@ -218,8 +225,8 @@ class Ledger:
 
         An event is a NewEvent or a mapping with its fields. Each chunk is stored whole or not
         at all; with `atomic` everything is one chunk. On an error the chunks before stay
-        stored; the error's `appended` says how many events that is, and the path of an
-        InvalidEvent begins with `events[i]`.
+        stored; the error's `appended` says how many events that is (an exception of the iterable's
+        own has a note that says so), and the path of an InvalidEvent begins with `events[i]`.
         """
         check_chunk(chunk)
         self._check_writable()
@@ -230,6 +237,9 @@ class Ledger:
                 receipts += self.committer.submit(self.prepare_many(batch, len(receipts)))
         except TallyError as error:
             raise error.after(len(receipts)) from None
+        except Exception as error:
+            note_appended(error, len(receipts))
+            raise
         return receipts
 
     def prepare_many(self, batch: Sequence[NewEvent | Mapping[str, Any]], offset: int = 0) -> list[Draft]:
@@ -333,6 +343,9 @@ class Ledger:
         self._check_writable()
         if not isinstance(reason, str) or not reason.strip():
             raise InvalidEvent("reason", "must not be empty", "say why the body has to go")
+        seqs = list(seqs)
+        for seq in seqs:
+            check_seq(seq, "seq")
         seqs = list(dict.fromkeys(seqs))
         for seq in seqs:
             kind = self._row(seq).kind
@@ -395,14 +408,35 @@ class Ledger:
         """
         if isinstance(kinds, str):
             raise InvalidEvent("kinds", f"{kinds!r} is one string", "give a list of kinds or patterns")
+        check_seq(after, "after")
+        check_seq(before, "before", optional=True)
+        check_seq(limit, "limit", optional=True)
         rows = self._store.read(
             after, before=before, stream=stream, kinds=kinds, limit=limit, reverse=reverse
         )
         return map(Event.from_row, rows)
 
+    def rows(
+        self,
+        after: int = 0,
+        *,
+        before: int | None = None,
+        stream: str | None = None,
+        kinds: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Row]:
+        """As `read`, but rows as stored, bodies undecoded: for what reads far more than it decodes."""
+        return self._store.read(after, before=before, stream=stream, kinds=kinds, limit=limit)
+
     def get(self, seq: int) -> Event:
-        """The event with this seq. Raises NoSuchEvent."""
+        """The event with this seq. Raises NoSuchEvent, InvalidEvent, MalformedEvent, Unavailable."""
+        check_seq(seq, "seq")
         return Event.from_row(self._row(seq))
+
+    def find(self, key: str) -> Event | None:
+        """The event with this idempotency key, or None. Raises MalformedEvent, Unavailable."""
+        row = self._store.find_key(key)
+        return None if row is None else Event.from_row(row)
 
     def _row(self, seq: int) -> Row:
         row = next(self._store.read(seq - 1, before=seq + 1), None) if 0 < seq < 1 << 62 else None
@@ -424,6 +458,7 @@ class Ledger:
         Never misses or repeats an event, whoever appends it. Between events it asks the store
         for its head every `poll_s` seconds, and ends once `stop()` is true.
         """
+        check_seq(after, "after", optional=True)
         seen = self.head().seq if after is None else after
         return self._follow(seen, stream, kinds, poll_s, stop)
 
@@ -454,14 +489,18 @@ class Ledger:
 
     def verify(
         self,
-        expect: Head | None = None,
+        expect: Head | str | None = None,
         *,
         span: tuple[int, int] | None = None,
         stream: str | None = None,
         jobs: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> verify.Report:
-        """Derive every hash again; see `tallystick.ledger.verify.verify`."""
+        """Derive every hash again; see `tallystick.ledger.verify.verify`.
+
+        expect: a head kept elsewhere, or its line. Raises BadHead, InvalidEvent, Unavailable.
+        """
+        expect = expected_head(expect)
         if self._head_file is not None:
             self._keep_head()
         return verify.verify(
@@ -485,11 +524,24 @@ class Ledger:
 
     # -- the file ------------------------------------------------------------------------
 
+    @property
+    def path(self) -> Path | None:
+        """The file that `open` was given; None for a ledger over another store."""
+        return self._path
+
+    def attached(self, make: Callable[[Ledger], C]) -> C:
+        """What `make(ledger)` gives, made once for this handle and closed with it."""
+        with self._attach_lock:
+            if make not in self._attached:
+                self._attached[make] = make(self)
+            return cast(C, self._attached[make])
+
     def backup(self, path: str | os.PathLike[str]) -> Head:
         """Copy the ledger, consistently, to a path that does not exist, while writers go on.
 
         The copy is compact, is durable when this returns, and gets a head file of its own.
-        A crash leaves the whole copy or none (perhaps a `.tmp` file). The copy's head.
+        A crash leaves the whole copy or none (perhaps a `.tmp` file). The copy's head. Raises TailLost
+        where the head file contradicts the log, and other Unavailable.
         """
         target = Path(path)
         if not isinstance(self._store, SQLiteStore):
@@ -498,6 +550,7 @@ class Ledger:
             raise Unavailable(str(target), "exists already", "name a new file")
         if not target.parent.is_dir():
             raise Unavailable(str(target), "its directory does not exist", "make the directory first")
+        self._store.check_tail()  # the copy's own head file would hide the loss
         temporary = Path(f"{target}.{os.getpid()}.tmp")
         try:
             self._store.copy_to(temporary)
@@ -528,6 +581,8 @@ class Ledger:
         # The events are stored: trouble with this file must not look like trouble with them.
         with suppress(OSError):
             if isinstance(self._store, SQLiteStore):
+                if not self._store.is_in_place():
+                    return  # whatever is there now, this head is not its own
                 self._store.sync()
             self._head_file.write(Head(head.seq, head.hash, self._ledger_id))
 
@@ -541,11 +596,17 @@ class Ledger:
             raise Unavailable(str(self._path), "was opened read-only", "open it without read_only to append")
 
     def close(self) -> None:
-        """Keep the head, fold the log into the file, release everything. Safe to call twice."""
+        """Keep the head, fold the log into the file, release everything. Safe to call twice.
+
+        Raises LedgerMoved, with everything released, if the file was moved, removed or replaced
+        since the last events were appended.
+        """
         if self._closed:
             return
         self._closed = True
         try:
+            for attached in self._attached.values():
+                attached.close()
             if self._head_file is not None:
                 self._keep_head()
         except Closed:
@@ -559,10 +620,10 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-
-def check_chunk(chunk: int) -> None:
-    """Refuse a chunk size of `append_many` that would append nothing."""
-    if chunk < 1:
-        raise InvalidEvent("chunk", f"{chunk!r} is no chunk size", "give at least 1")
+        try:
+            self.close()
+        except LedgerMoved as moved:
+            if error is None:
+                raise
+            if not isinstance(error, LedgerMoved):
+                error.add_note(str(moved))

@@ -153,14 +153,22 @@ def import_lines(
 
 
 def _stored_once_checked(lines: Iterable[bytes], source: str, store: SQLiteStore) -> Iterator[Row]:
-    """Each row, for the walk to check; when it asks for the next one, the last was sound."""
+    """Each row, for the walk to check; when it asks for the next one, the last was sound.
+
+    Or sound but for what the walk's end judges, an erased row that kept its salt, which the table
+    would not take: nothing is stored from there on, since there will be no ledger.
+    """
     sound: list[Row] = []
     size = 0
+    storable = True
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            continue
+            raise BadLine(source, number, "is empty; an export has an event on every line")
         row = parse_line(line, source, number)
         yield row
+        storable = storable and (row.body is None) == (row.salt is None)
+        if not storable:
+            continue
         sound.append(row)
         size += len(line)
         if len(sound) == CHUNK_EVENTS or size > CHUNK_BYTES:

@@ -106,10 +106,7 @@ class Recording:
 
     def drafts(self, events: Sequence[NewEvent]) -> list[Draft]:
         """The drafts of a recorder's events; touches no store."""
-        draft = self._drafter.recorded
-        return [
-            draft(event, salt) for event, salt in zip(events, self._drafter.salts(len(events)), strict=True)
-        ]
+        return [self._drafter.recorded(event) for event in events]
 
     @contextmanager
     def batch(self, chunk: int) -> Iterator[Batch]:

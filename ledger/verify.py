@@ -168,6 +168,8 @@ def _verify_stream(reader: Reader, stream: str) -> Report:
             break
         events, first, last = events + 1, first or row.seq, row.seq
         erased += row.body is None
+    if finding is None and not events:
+        raise InvalidEvent("stream", f"the ledger has no events in {stream!r}", "name another")
     return _partial_report(events, first, last, erased, finding, f"stream {stream!r}")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import stat
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +26,10 @@ from ..errors import (
     NotALedger,
     OutcomeUnknown,
     StoreError,
+    TailLost,
     Unavailable,
 )
-from ..headfile import beside
+from ..headfile import beside, head_path, read_head_file
 from ..records import FORMAT_VERSION
 
 APPLICATION_ID: Final = 0x54414C59  # "TALY", at offset 68 of the file header
@@ -33,6 +37,8 @@ PAGE_SIZE: Final = 8192
 WAL_AUTOCHECKPOINT_PAGES: Final = 2000
 WRITER_CACHE_KIB: Final = 16_384
 READER_CACHE_KIB: Final = 4_096
+#: What a ledger of one event needs on the disk while it is open, with its log and that log's index.
+NEW_LEDGER_BYTES: Final = 192 << 10
 #: SQLite's locks and shared memory do not work reliably across these.
 NETWORK_FILESYSTEMS: Final = frozenset(
     "nfs nfs4 cifs smb3 smbfs afs coda 9p ceph lustre gfs2 davfs fuse.sshfs fuse.s3fs fuse.gcsfuse".split()
@@ -126,7 +132,8 @@ class committing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, (apsw.IOError, apsw.FullError)):
-            raise OutcomeUnknown(f"{self._con.filename}: the commit failed ({error})") from error
+            remedy = "; free some space" if isinstance(error, apsw.FullError) else ""
+            raise OutcomeUnknown(f"{self._con.filename}: the commit failed ({error}){remedy}") from error
 
 
 class immediate:
@@ -174,6 +181,14 @@ def check_place(path: Path) -> None:
             f"is on a network file system ({filesystem}), where SQLite's locks cannot be trusted",
             "keep the ledger on a local disk and copy backups to the network",
         )
+
+
+def _check_room(path: Path) -> None:
+    """Refuse to begin a ledger for which there is no room, rather than leave an empty file behind."""
+    with suppress(OSError):
+        if shutil.disk_usage(path.parent).free < NEW_LEDGER_BYTES:
+            remedy = "free some space and try again"
+            raise Unavailable(str(path), "the disk is full; nothing was stored", remedy)
 
 
 def filesystem_type(path: Path) -> str | None:
@@ -226,15 +241,29 @@ def refuse_foreign(path: Path) -> None:
         raise NotALedger(str(path), "is a SQLite database but no Tallystick ledger", "name a ledger file")
 
 
+def in_place_of_a_ledger(path: Path, trouble: Unavailable, still: Callable[[], bool]) -> Unavailable:
+    """What is wrong with a path that holds no ledger: TailLost where a head file says that one was here.
+
+    still: whether there is none still, asked once more: another process may have made it meanwhile,
+    with a head file, which is written last.
+    """
+    kept = read_head_file(path)
+    if kept is None or not still():
+        return trouble
+    return TailLost(str(path), 0, kept.seq, str(head_path(path)))
+
+
 def connect_writer(path: Path, *, create: bool, synchronous: str, timeout_s: float) -> apsw.Connection:
     """A connection that may write; makes the schema in an empty or missing file if `create`.
 
     Nothing is changed in a file that is not a ledger.
     """
     check_place(path)
-    if not create and not path.exists():
-        raise LedgerNotFound(str(path))
-    if path.exists() and not os.access(path, os.W_OK):
+    if not path.exists():
+        if not create:
+            raise in_place_of_a_ledger(path, LedgerNotFound(str(path)), lambda: not path.exists())
+        _check_room(path)
+    elif not os.access(path, os.W_OK):
         raise Unavailable(
             str(path), "the file is read-only", "check its permissions, or open it with read_only=True"
         )
@@ -260,7 +289,8 @@ def _connect_writer(path: Path, create: bool, synchronous: str, timeout_s: float
             if not fresh:
                 check_identity(con, path)
             elif not create:
-                raise NotALedger(str(path), "is empty", "create a ledger with `tally init`")
+                empty = NotALedger(str(path), "is empty", "create a ledger with `tally init`")
+                raise in_place_of_a_ledger(path, empty, lambda: _is_empty(con))
             else:
                 con.execute(f"PRAGMA page_size={PAGE_SIZE}")
             con.execute("PRAGMA journal_mode=WAL")
@@ -276,15 +306,21 @@ def _connect_writer(path: Path, create: bool, synchronous: str, timeout_s: float
     return con
 
 
-def connect_reader(path: Path, *, timeout_s: float) -> apsw.Connection:
-    """A connection that cannot write the ledger."""
+def connect_reader(path: Path, *, timeout_s: float, immutable: bool = False) -> apsw.Connection:
+    """A connection that cannot write the ledger.
+
+    immutable: read the file as it lies, whatever others do, without its log and without a trace.
+    """
     check_place(path)
     if not path.exists():
-        raise LedgerNotFound(str(path))
+        raise in_place_of_a_ledger(path, LedgerNotFound(str(path)), lambda: not path.exists())
+    uri = f"file:{quote(os.path.abspath(path))}?immutable=1"
+    uri_flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     with named_errors(path, timeout_s):
         refuse_foreign(path)
         try:
-            con = _reader(str(path), apsw.SQLITE_OPEN_READONLY, timeout_s)
+            name, flags = (uri, uri_flags) if immutable else (str(path), apsw.SQLITE_OPEN_READONLY)
+            con = _reader(name, flags, timeout_s)
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             # A WAL database wants its -shm file, and the directory may not be written. Without
             # a log beside it the file is complete, and can be read as it lies.
@@ -297,11 +333,11 @@ def connect_reader(path: Path, *, timeout_s: float) -> apsw.Connection:
                     "its directory is read-only and its write-ahead log is not empty",
                     "copy the file and its -wal to a writable directory, and read the copy",
                 ) from None
-            uri = f"file:{quote(os.path.abspath(path))}?immutable=1"
-            con = _reader(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, timeout_s)
+            con = _reader(uri, uri_flags, timeout_s)
         try:
             if _is_empty(con):
-                raise NotALedger(str(path), "is empty", "create a ledger with `tally init`")
+                empty = NotALedger(str(path), "is empty", "create a ledger with `tally init`")
+                raise in_place_of_a_ledger(path, empty, lambda: _is_empty(con))
             check_identity(con, path)
         except BaseException:
             con.close()

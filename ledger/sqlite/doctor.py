@@ -16,8 +16,9 @@ import stat
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +28,7 @@ import apsw
 import msgspec
 
 from ..errors import Corrupt, LedgerNotFound, Locked, NotALedger, TailLost, Unavailable
-from ..event import COLUMNS
+from ..event import COLUMNS, Head
 from ..headfile import beside, head_path, read_head_file
 from ..walk import ledger_id_of
 from .connection import (
@@ -37,10 +38,12 @@ from .connection import (
     check_place,
     connect_reader,
     filesystem_type,
+    in_place_of_a_ledger,
     named_errors,
 )
 from .holders import Holders, holders, named
 from .store import Durability
+from .tail import held_against
 
 FREE_BYTES_WARN: Final = 1 << 30
 FREE_BYTES_FAIL: Final = 64 << 20
@@ -65,6 +68,9 @@ _PACKAGES: Final = ("tallystick", "apsw", "blake3", "click", "msgspec", "orjson"
 _INDEX_PROBLEM: Final = re.compile(
     r"missing from index|wrong # of entries in index|non-unique entry in index|values differ from index"
 )
+BENCH_PREFIX: Final = ".tally-bench-"
+SQLITE_MAGIC: Final = b"SQLite format 3\0"
+_EXPORT_START: Final = b'{"seq":'
 _TEMPORARY: Final = re.compile(r"(?P<base>.+)\.(?P<pid>\d+)\.tmp(-wal|-shm|-journal)?")
 _REWRITE: Final = "make a sound file of it: `tally export` and `tally import` into a new one"
 
@@ -90,7 +96,7 @@ def examine(path: str | os.PathLike[str], *, quick: bool = False, progress: _Rep
     """
     path = Path(path)
     if not os.path.lexists(path):
-        raise LedgerNotFound(str(path))
+        raise in_place_of_a_ledger(path, LedgerNotFound(str(path)), lambda: not path.exists())
     checks = [_engine(), _python_sqlite(), _versions()]
     found = filesystem_type(path)
     checks.append(_file_system(found))
@@ -98,7 +104,7 @@ def examine(path: str | os.PathLike[str], *, quick: bool = False, progress: _Rep
         return checks  # not even opened there
     check_place(path)
     if not path.exists():
-        raise LedgerNotFound(str(path))
+        raise in_place_of_a_ledger(path, LedgerNotFound(str(path)), lambda: not path.exists())
     checks.append(_file(path))
     checks += _opened(path, quick, progress)
     checks += [_disk(path), _fsync(path), _leftovers(path)]
@@ -122,14 +128,15 @@ def _opened(path: Path, quick: bool, progress: _Reported) -> Iterator[Check]:
     except (Corrupt, UnicodeDecodeError) as error:
         yield _damaged(path, str(error) if isinstance(error, UnicodeDecodeError) else error)
         return
-    except NotALedger as error:
+    except (NotALedger, TailLost) as error:
         if kept is None:
             raise
-        finding = f"{error.problem}, yet the head file beside it says that it was a ledger"
+        problem = "is empty" if isinstance(error, TailLost) else error.problem
+        finding = f"{problem}, yet the head file beside it says that it was a ledger"
         yield Check("structure", "fail", finding, "restore a backup")
         return
     with closing(con):
-        yield _checked("ledger", path, lambda: _ledger(con))
+        yield _checked("ledger", path, lambda: _ledger(con, kept))
         yield _checked("settings", path, lambda: _settings(con))
         yield _checked("guards", path, lambda: _guards(con))
         yield _checked("structure", path, lambda: _structure(con, quick, progress))
@@ -298,13 +305,17 @@ def _fsync(path: Path) -> Check:
 
 
 def _leftovers(path: Path) -> Check:
-    """Temporary files of backups, imports and head writes whose process is gone."""
+    """What backups, imports, exports, head writes and measurements left when their process was killed."""
     left, busy = [], 0
     try:
         names = sorted(os.listdir(path.parent))
     except OSError as error:
         return Check("leftovers", "ok", f"not looked for: the directory cannot be listed ({error.strerror})")
     for name in names:
+        if name.startswith(BENCH_PREFIX):  # tells no process, so its age has to
+            if _age_s(path.with_name(name)) >= LEFTOVER_AGE_S:
+                left.append(name)
+            continue
         match = _TEMPORARY.fullmatch(name)
         if match is None or not _is_ours(path, match):
             continue
@@ -315,42 +326,65 @@ def _leftovers(path: Path) -> Check:
     under_way = f"{busy} of work under way" if busy else ""
     if not left:
         return Check("leftovers", "ok", under_way or "none")
-    size = _bytes(sum(_size(path.with_name(name)) for name in left))
-    finding = f"{size} of interrupted backups, imports or head writes: {', '.join(left[:5])}"
+    size = _bytes(sum(_size_within(path.with_name(name)) for name in left))
+    finding = f"{size} of interrupted backups, imports, exports, measurements or head writes: "
+    finding += ", ".join(left[:5])
     finding += f" and {len(left) - 5} more" if len(left) > 5 else ""
     return Check("leftovers", "warn", finding + (f"; {under_way}" if busy else ""), "delete them")
 
 
 def _is_ours(path: Path, match: re.Match[str]) -> bool:
-    """Named after this ledger; or, as a backup under another name, beside a file that bears the mark."""
+    """Named after this ledger; or under another name, as backups, imports and exports are, by its content."""
     base = match["base"]
     if base == path.name or base.startswith(f"{path.name}."):
         return True
+    temporary = path.with_name(f"{base}.{match['pid']}.tmp")
+    if not temporary.is_file():
+        return False
     try:
-        with path.with_name(f"{base}.{match['pid']}.tmp").open("rb") as file:
-            return file.read(72)[68:] == b"TALY"
+        with temporary.open("rb") as file:
+            start = file.read(512)
     except OSError:
         return False
+    if start[68:72] == b"TALY":
+        return True
+    if start.startswith(SQLITE_MAGIC):  # an import's mark may stand in its log still
+        page_size = int.from_bytes(start[16:18], "big")
+        return page_size == PAGE_SIZE and beside(temporary, "-wal").exists()
+    with suppress(zlib.error):
+        start = zlib.decompressobj(wbits=31).decompress(start, len(_EXPORT_START))
+    return start.startswith(_EXPORT_START)
 
 
 def _in_progress(path: Path, pid: int) -> bool:
+    has_process = not Path("/proc/self").exists() or Path(f"/proc/{pid}").exists()
+    return _age_s(path) < LEFTOVER_AGE_S and has_process
+
+
+def _age_s(path: Path) -> float:
+    """How long ago it was written to; what is gone meanwhile is as new."""
     try:
-        age_s = time.time() - path.stat().st_mtime
+        return time.time() - path.stat().st_mtime
     except OSError:
-        return True  # gone meanwhile
-    return age_s < LEFTOVER_AGE_S and (not Path("/proc/self").exists() or Path(f"/proc/{pid}").exists())
+        return 0.0
+
+
+def _size_within(path: Path) -> int:
+    """The size of a file, or of the files in a folder."""
+    return sum(map(_size, path.iterdir())) if path.is_dir() else _size(path)
 
 
 # -- inside the file -----------------------------------------------------------------------
 
 
-def _ledger(con: apsw.Connection) -> Check:
+def _ledger(con: apsw.Connection, kept: Head | None) -> Check:
     row: Any = con.execute(f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq = 1").fetchone()
     last = con.execute("SELECT max(seq) FROM events").get
     if last is None:
-        return Check(
-            "ledger", "fail", "holds no events: its creation was cut short", "finish it: `tally init`"
-        )
+        finding, remedy = "holds no events: its creation was cut short", "finish it: `tally init`"
+        if kept is not None:
+            finding, remedy = "holds no events, yet the head file beside it names one", "restore a backup"
+        return Check("ledger", "fail", finding, remedy)
     ledger_id = None if row is None else ledger_id_of(row)
     if ledger_id is None:
         return Check(
@@ -372,9 +406,10 @@ def _settings(con: apsw.Connection) -> Check:
     finding += (
         f", application_id {con.pragma('application_id'):#x}, user_version {con.pragma('user_version')}"
     )
-    if mode in ("delete", "truncate", "persist", "memory", "off"):
-        remedy = "find out which program changed it; the next append sets it back"
-        return Check("settings", "fail", f"{finding}; journal_mode must be wal", remedy)
+    if mode == "delete":  # what every connection says of a file that is not in WAL mode
+        finding = finding.replace(
+            "journal_mode delete", "journal_mode delete, as a backup has it until the first append sets wal"
+        )
     for durability, taken in _SYNCHRONOUS.items():
         con.execute(f"PRAGMA synchronous={durability.value}")
         found = con.pragma("synchronous")
@@ -451,7 +486,7 @@ def _structure(con: apsw.Connection, quick: bool, progress: _Reported) -> Check:
     return Check("structure", "fail", finding, "run `tally verify`, then restore a backup")
 
 
-def _head_file(con: apsw.Connection, path: Path, kept: Any) -> Check:
+def _head_file(con: apsw.Connection, path: Path, kept: Head | None) -> Check:
     name = "head file"
     last = con.execute("SELECT max(seq) FROM events").get or 0
     if kept is None:
@@ -459,20 +494,10 @@ def _head_file(con: apsw.Connection, path: Path, kept: Any) -> Check:
         return Check(
             name, "warn", finding, f"the next append writes it; before, see that {last:,} events are all"
         )
-    first: Any = con.execute(f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq = 1").fetchone()
-    ledger_id = None if first is None else ledger_id_of(first)
-    found = con.execute("SELECT hash FROM events WHERE seq = ?", (kept.seq,)).get
-    if kept.ledger_id != ledger_id:
-        finding, remedy = "names another ledger", "put the right one back, or keep it under another name"
-    elif found is None:
-        lost = TailLost(str(path), last, kept.seq, head_path(path).name)
-        finding, remedy = lost.problem, lost.remedy
-    elif found != kept.hash:
-        finding = f"event {kept.seq} is not the one that it vouches for: history was replaced"
-        remedy = "run `tally verify`, then restore a backup"
-    else:
+    lost = held_against(con, path, kept)
+    if lost is None:
         return Check(name, "ok", f"vouches for event {kept.seq:,} of {last:,}")
-    return Check(name, "fail", f"{finding}; appends are refused", remedy)
+    return Check(name, "fail", f"{lost.problem}; appends are refused", lost.remedy)
 
 
 def _log(con: apsw.Connection, path: Path, others: Holders | None, bytes_before: int) -> Check:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import enum
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -20,11 +21,12 @@ from typing import Any, Final
 import apsw
 
 from ..chain import NO_HASH
-from ..errors import Closed, Corrupt, TracesRemain, Unavailable
+from ..errors import Closed, Corrupt, Interfered, LedgerMoved, TracesRemain, Unavailable
 from ..event import COLUMNS, Head, Row
-from ..headfile import beside
+from ..headfile import beside, read_head_file
 from ..store import Build
 from .connection import committing, connect_reader, connect_writer, immediate, named_errors
+from .tail import held_against
 
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
 _INSERT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
@@ -44,22 +46,60 @@ _TEXT_AS_BYTES: Final = ", ".join(
 PAGE_ROWS: Final = 1000
 _INT64_MAX: Final = (1 << 63) - 1
 PAGE_BYTES: Final = 4 << 20
+#: How often, at most, appending looks whether the file is still at its path.
+LOOK_EVERY_S: Final = 1.0
+_OWN_TRIGGERS: Final = ("events_follow", "events_no_delete", "events_no_update")
 
 
 def _insert(con: apsw.Connection, rows: Sequence[Row]) -> None:
-    """Insert the rows, in order, in few statements.
+    """Insert the rows, in order, in few statements. Raises Interfered if the file does not hold them then.
 
     Every step of a statement lets other threads run and then waits for its turn again: fewer
     steps, fewer waits beside a busy thread.
     """
+    changes_before = con.total_changes()
     for start in range(0, len(rows), _STATEMENT_ROWS_MAX):
         part = rows[start : start + _STATEMENT_ROWS_MAX]
         con.execute(_insert_of(len(part)), tuple(chain.from_iterable(part)))
+    if con.total_changes() - changes_before != len(rows):
+        _check_kept(con, rows)
+
+
+def _check_kept(con: apsw.Connection, rows: Sequence[Row]) -> None:
+    """Raise Interfered unless the rows just inserted are in the file as they were sent.
+
+    Only asked where more or less was changed than that: a trigger of another program dropped a row,
+    altered it, or wrote something of its own elsewhere, which is no harm.
+    """
+    query = f"{_SELECT} NOT INDEXED WHERE seq BETWEEN ? AND ? ORDER BY seq"
+    found: list[Any] = con.execute(query, (rows[0].seq, rows[-1].seq)).fetchall()
+    if found != list(map(tuple, rows)):
+        stored = bool(found) and not con.in_transaction  # which the caller rolls back
+        raise Interfered(con.filename, len(rows), stored, _foreign_triggers(con))
+
+
+def _empty(con: apsw.Connection, seqs: Sequence[int]) -> None:
+    """Null body and salt of the rows. Raises Interfered if one of them is there still."""
+    changes_before = con.total_changes()
+    con.executemany("UPDATE events SET body = NULL, salt = NULL WHERE seq = ?", [(s,) for s in seqs])
+    if con.total_changes() - changes_before == len(seqs):
+        return
+    query = "SELECT count(*) FROM events NOT INDEXED WHERE seq = ? AND (body IS NULL) AND (salt IS NULL)"
+    if not all(con.execute(query, (seq,)).get for seq in seqs):
+        raise Interfered(con.filename, len(seqs), False, _foreign_triggers(con))
+
+
+def _foreign_triggers(con: apsw.Connection) -> tuple[str, ...]:
+    names: list[Any] = con.execute(
+        "SELECT CAST(name AS BLOB) FROM sqlite_schema WHERE type = 'trigger'"
+    ).fetchall()
+    texts = (name.decode(errors="replace") for (name,) in names)
+    return tuple(text for text in texts if text not in _OWN_TRIGGERS)
 
 
 def _commit(con: apsw.Connection, rows: Sequence[Row]) -> None:
-    """Insert the rows in a transaction of their own, which is one statement where that is enough."""
-    if len(rows) <= _STATEMENT_ROWS_MAX:
+    """Insert the rows in a transaction of their own, which for one row is its statement alone."""
+    if len(rows) == 1:
         with committing(con):
             _insert(con, rows)
     else:
@@ -115,6 +155,11 @@ class SQLiteStore:
         #: Whether the append before found the head where the one before that had left it.
         self._undisturbed = False
         self._building_thread: int | None = None
+        #: The last event that was there when the file was last seen in its place, when that was, and
+        #: the last event appended since.
+        self._seen_seq = 0
+        self._seen_s = time.monotonic()
+        self._last_seq = 0
         self._idle_readers: list[apsw.Connection] = []
         self._writer: apsw.Connection | None = None
         if read_only:
@@ -123,6 +168,8 @@ class SQLiteStore:
             self._writer = connect_writer(
                 self.path, create=create, synchronous=durability.value, timeout_s=timeout_s
             )
+            self._real_place = os.path.abspath(self.path)  # which a change of directory does not move
+            self._file_id = self._id_at_path()
 
     # -- writing -----------------------------------------------------------------------
 
@@ -130,17 +177,21 @@ class SQLiteStore:
         """See Store.append. `build` runs once under the write lock, perhaps after a try without."""
         con = self._writing_connection()
         with self._write_lock, self._named_errors:
+            if time.monotonic() - self._seen_s >= LOOK_EVERY_S:
+                self._look_for_the_file()
             left, self._left = self._left, None
             head = self._append_behind(left, con, build) if left is not None and self._undisturbed else None
             if head is None:
                 with immediate(con):
                     head = self._head(con)
+                    self._seen_seq = self._seen_seq or head.seq
                     self._undisturbed = head == left
                     rows = self._built(build, head)
                     if rows:
                         _insert(con, rows)
                         head = _head_of(rows)
             self._left = head
+            self._last_seq = head.seq
         # Durable from here on (Durability.POWER): the commit's frames are synced to the log.
         return head
 
@@ -162,15 +213,17 @@ class SQLiteStore:
     def erase(self, seqs: Sequence[int], build: Build) -> Head:
         """See Store.erase. With no rows built, only the scrubbing is done again."""
         con = self._writing_connection()
-        with self._write_lock, self._named_errors, immediate(con):
-            head = self._head(con)
-            rows = self._built(build, head)
-            if rows:
-                _insert(con, rows)
-                con.executemany(
-                    "UPDATE events SET body = NULL, salt = NULL WHERE seq = ?", [(s,) for s in seqs]
-                )
-                head = _head_of(rows)
+        with self._write_lock, self._named_errors:
+            self._look_for_the_file()
+            with immediate(con):
+                head = self._head(con)
+                self._seen_seq = self._seen_seq or head.seq
+                rows = self._built(build, head)
+                if rows:
+                    _insert(con, rows)
+                    _empty(con, seqs)
+                    head = _head_of(rows)
+            self._last_seq = head.seq
         self._scrub(seqs)
         return head
 
@@ -181,13 +234,50 @@ class SQLiteStore:
         the log only, or are replaced in the file by the checkpoint.
         """
         assert self._writer is not None
-        with self._write_lock, self._named_errors:
+        where, traces = str(self.path), tuple(seqs)
+        with self._write_lock:
             try:
                 busy, _, _ = next(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
             except (apsw.BusyError, apsw.LockedError):
                 busy = 1
+            except apsw.FullError:
+                raise TracesRemain(where, traces, "the disk is full", "free some space") from None
+            except apsw.Error as error:
+                raise TracesRemain(where, traces, str(error), "see `tally doctor`") from error
         if busy:
-            raise TracesRemain(str(self.path), tuple(seqs))
+            raise TracesRemain(where, traces)
+
+    def _id_at_path(self) -> tuple[int, int] | None:
+        """Which file is at the path now; None if there is none. Raises OSError where it cannot be told."""
+        try:
+            found = os.stat(self._real_place)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino
+
+    def _found_instead(self) -> str | None:
+        """What is at the path instead of the file that was opened for writing; None if that is there."""
+        try:
+            found = self._id_at_path()
+        except OSError:  # a right withdrawn, say: no sign that it was moved
+            return None
+        if found is None:
+            return "no file"
+        return None if found == self._file_id else "another file"
+
+    def is_in_place(self) -> bool:
+        """Whether the file that was opened for writing is, as far as can be told, the one at the path."""
+        return self._writer is None or self._found_instead() is None
+
+    def _look_for_the_file(self) -> None:
+        """Raise LedgerMoved if the file at the path is another than the one opened.
+
+        No reader would ever find what is appended here. The write lock is held.
+        """
+        found = self._found_instead()
+        if found is not None:
+            raise LedgerMoved(str(self.path), found, max(self._last_seq, self._seen_seq), self._seen_seq)
+        self._seen_s, self._seen_seq = time.monotonic(), max(self._last_seq, self._seen_seq)
 
     def _writing_connection(self) -> apsw.Connection:
         self._check_usable()
@@ -383,6 +473,16 @@ class SQLiteStore:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 
+    def check_tail(self) -> None:
+        """Raise TailLost if the log does not hold the head kept beside it, as `Ledger.open` does."""
+        kept = read_head_file(self.path)
+        if kept is None:
+            return
+        with self._reading() as con:
+            lost = held_against(con, self.path, kept)
+        if lost is not None:
+            raise lost
+
     def sync(self) -> None:
         """Make everything acknowledged so far durable against a power cut."""
         if self.durability is Durability.POWER or self.read_only:
@@ -408,7 +508,11 @@ class SQLiteStore:
         return {"name": "sqlite", "version": apsw.sqlite_lib_version(), "pragmas": pragmas}
 
     def close(self) -> None:
-        """See Store.close. The last connection to close folds the log into the file."""
+        """See Store.close. The last connection to close folds the log into the file.
+
+        Raises LedgerMoved, with everything released, if something was appended since the file was last
+        seen in its place and it is there no more.
+        """
         if self._closed:
             return
         self._closed = True
@@ -417,8 +521,20 @@ class SQLiteStore:
         with self._write_lock:
             while self._idle_readers:
                 self._idle_readers.pop().close()
-            if self._writer is not None:
-                self._writer.close()
+            if self._writer is None:
+                return
+            moved = None
+            try:
+                self._look_for_the_file()
+            except LedgerMoved as error:
+                moved = error
+                # Closing would delete the log by its name, which may be another ledger's by now.
+                with suppress(apsw.Error):
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self._writer.close()
+        if moved is not None and moved.last > moved.seen:
+            raise moved
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -22,6 +22,7 @@ from tallystick import (
     NewerFormat,
     NotALedger,
     TallyError,
+    TracesRemain,
     Unavailable,
     Verdict,
 )
@@ -372,6 +373,38 @@ def test_a_full_disk(small_disk: Path, durability: Durability) -> None:
         check_promises(ledger, promised)
     with Ledger.open(path, durability=durability) as ledger:
         check_promises(ledger, promised)
+
+
+def test_an_erasure_on_a_full_disk(small_disk: Path) -> None:
+    """Invariant: what is recorded is not denied: traces remain until there is room to scrub them."""
+    path = small_disk / "agents.tally"
+    ballast = small_disk / "ballast"
+    secret = os.urandom(20_000).hex()
+    with Ledger.open(path) as ledger:
+        seq = ledger.append("note.kept", secret).seq
+        ledger.append_many({"kind": "load.made", "body": "x" * 1000} for _ in range(300))
+        wal = Path(f"{path}-wal").stat().st_size
+        free = shutil.disk_usage(small_disk).free
+        ballast.write_bytes(b"x" * (free - 150_000))  # room for the erasure, not for all of the log
+        assert wal > 300_000
+        with pytest.raises(TracesRemain, match="the disk is full") as caught:
+            ledger.erase(seq, "asked to")
+        assert caught.value.seqs == (seq,)
+        assert ledger.get(seq).erased
+        assert secret[:64].encode() in Path(f"{path}-wal").read_bytes()
+        ballast.unlink()
+        ledger.erase(seq, "asked to")
+        assert not any(secret[:64].encode() in data for data in listing(small_disk).values())
+        assert ledger.verify(ledger.head()).verdict is Verdict.VERIFIED
+
+
+def test_no_ledger_is_begun_on_a_full_disk(small_disk: Path) -> None:
+    """Nothing is left behind that looks like a ledger, and the head files leave nothing, either."""
+    (small_disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 8192))
+    before = sorted(os.listdir(small_disk))
+    with pytest.raises(Unavailable, match="the disk is full; nothing was stored; free some space"):
+        Ledger.open(small_disk / "agents.tally")
+    assert sorted(os.listdir(small_disk)) == before
 
 
 def test_no_room_for_the_head_file(

@@ -468,6 +468,12 @@ whoever means it drops them first, and everything above was done without them.
   show a reader another content. A damaged or forged index can still *hide* an event from a search by
   stream or by key. `PRAGMA integrity_check` finds that, `REINDEX` mends it, and a full read of the
   ledger never uses an index.
+- **Triggers of other programs.** They are no events, and what one of them keeps from being stored
+  leaves no gap. The append notices: an event that is dropped or altered on its way into the file gets
+  no receipt but an error, `Interfered`. `tally doctor` names every trigger that does not belong here.
+- **A file taken from under its writer**, moved, removed or replaced: what is at the path verifies, or
+  not, as what it is. The writer looks once a second, while it appends, whether its file is still there,
+  and when it closes; then it stops with `LedgerMoved`, which names the events that may be nowhere else.
 - **Whether the record is true**, who wrote it, and when. `at` is what the writer's clock said.
 """
 

@@ -7,6 +7,7 @@ import gzip
 import importlib.util
 import io
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -17,6 +18,9 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+
+from tallystick import Ledger
+from tallystick.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "docs" / "verify_ledger.py"
@@ -517,7 +521,79 @@ def test_a_corrupt_page_in_the_middle_is_malformed(tmp_path: Path) -> None:
     assert status == 1 and verdict(line)[2] == "malformed" and 1 < verdict(line)[1] < 399, line
 
 
+def test_damage_is_named_at_the_event_that_the_command_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page that cannot be read takes none of the rows before it along."""
+    path = tmp_path / "long.tally"
+    with Ledger.open(path) as made:
+        made.append_many({"kind": "order.placed", "body": {"n": n, "pad": "x" * 300}} for n in range(400))
+    whole = path.read_bytes()
+    seqs = set()
+    for page in range(4, len(whole) // 8192):
+        data = bytearray(whole)
+        data[page * 8192 : page * 8192 + 100] = b"\xff" * 100
+        path.write_bytes(data)
+        if main(["verify", "-f", str(path)]) != 1:
+            continue  # an index, or a page that the table needs to be found at all
+        said = re.match(r"BROKEN at event (\d+): malformed", capsys.readouterr().out)
+        assert said
+        status, line = look(path)
+        assert (status, verdict(line)) == (1, ("BROKEN", int(said[1]), "malformed"))
+        seqs.add(int(said[1]))
+    assert len(seqs) > 5
+
+
 # ---- could not look, and usage ----
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to /dev/zero", "folder", "huge"])
+def test_an_odd_head_file_neither_hangs_nor_fills_memory(ledger: Path, kind: str) -> None:
+    head_file = Path(f"{ledger}.head")
+    if kind == "pipe":
+        os.mkfifo(head_file)
+    elif kind == "link to /dev/zero":
+        head_file.symlink_to("/dev/zero")
+    elif kind == "folder":
+        head_file.mkdir()
+    else:
+        with head_file.open("wb") as file:
+            file.truncate(5 << 30)
+    command = [sys.executable, "-c", LIMITED, str(SCRIPT), str(ledger)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"could not look: ") and done.stderr.count(b"\n") == 1
+
+
+#: Runs a script with less memory than a huge file would take.
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_verdict_that_cannot_be_written_is_none(options: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, str(SCRIPT), str(EXPORT), *options]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 3
+        assert done.stderr.startswith(b"could not look: the verdict could not be written")
+        assert done.stderr.count(b"\n") == 1
+        command[2:] = [str(EXPORT.parent)]
+        assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == 3
+
+
+def test_without_blake3_nothing_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "blake3.py").write_text("raise ImportError('no module named blake3')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(SCRIPT), str(EXPORT)]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr == b"could not look: no module named blake3: pip install blake3\n"
 
 
 def test_what_is_no_log_is_no_finding(tmp_path: Path, ledger: Path) -> None:

@@ -227,11 +227,16 @@ def test_bad_events_are_refused_with_their_place(tmp_path: Path) -> None:
             for chunk in (0, -1):
                 with pytest.raises(InvalidEvent, match="is no chunk size"):
                     await ledger.append_many([{"kind": "a.b"}], chunk=chunk)
+            with pytest.raises(ZeroDivisionError) as failed:
+                await ledger.append_many(({"kind": "a.b", "body": 1 // n} for n in (3, 2, 1, 0)), chunk=3)
+            assert failed.value.__notes__ == [
+                "append_many had stored 3 events before; those stay in the ledger"
+            ]
             with pytest.raises(NoSuchEvent):
                 await ledger.get(99)
             with pytest.raises(NoSuchEvent):
                 await ledger.erase(99, "why")
-            assert [event.body async for event in ledger.read(1)] == [0, 1]
+            assert [event.body async for event in ledger.read(1)] == [0, 1, 0, 0, 1]
 
     run(work)
 

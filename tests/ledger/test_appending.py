@@ -259,3 +259,20 @@ def test_what_is_no_chunk(ledger: Ledger, chunk: int) -> None:
     with pytest.raises(InvalidEvent, match="is no chunk size; give at least 1") as caught:
         ledger.append_many([{"kind": "a.b"}], chunk=chunk)
     assert caught.value.path == "chunk"
+
+
+@pytest.mark.parametrize(("atomic", "stored"), [(False, 4), (True, 0)])
+def test_an_iterable_that_raises_says_how_many_are_stored(ledger: Ledger, atomic: bool, stored: int) -> None:
+    """Its exception is the app's own, so it bears a note instead of `appended`."""
+
+    def events() -> Iterator[dict[str, Any]]:
+        for n in range(5):
+            yield {"kind": "a.b", "body": n}
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        ledger.append_many(events(), chunk=2, atomic=atomic)
+    assert caught.value.__notes__ == [
+        f"append_many had stored {stored} events before; those stay in the ledger"
+    ]
+    assert ledger.head().seq == 1 + stored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -113,6 +114,13 @@ def test_a_key_of_an_erased_event_cannot_be_retried(ledger: Ledger) -> None:
     with pytest.raises(KeyConflict, match="erased since, so it cannot be compared") as caught:
         ledger.append("a.b", "secret", key="k")
     assert (caught.value.key, caught.value.seq) == ("k", 2)
+    assert (caught.value.difference, caught.value.erased) == ("body", True)
+    assert "another" not in str(caught.value)
+    with pytest.raises(KeyConflict, match="key 'k' was used by event 2 with another kind;") as caught:
+        ledger.append("a.c", "secret", key="k")
+    assert (caught.value.difference, caught.value.erased) == ("kind", False)
+    with pytest.raises(KeyConflict, match="with another stream;"):
+        ledger.append("a.b", "secret", stream="s", key="k")
     assert ledger.head().seq == 3
 
 
@@ -257,6 +265,43 @@ def test_a_reader_that_keeps_old_pages(open_ledger: Open, tmp_path: Path) -> Non
     assert traces(tmp_path, found) == []
     assert ledger.head().seq == 4
     con.close()
+
+
+class BrokenCheckpoint:
+    """A connection whose checkpoint fails."""
+
+    def __init__(self, con: apsw.Connection, error: apsw.Error) -> None:
+        self._con, self._error = con, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._con, name)
+
+    def execute(self, sql: str, *arguments: Any) -> Any:
+        if "wal_checkpoint" in sql:
+            raise self._error
+        return self._con.execute(sql, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (apsw.FullError("database or disk is full"), "the disk is full); free some space and erase the same"),
+        (apsw.IOError("disk I/O error"), "disk I/O error); see `tally doctor` and erase the same"),
+    ],
+    ids=["full", "input/output error"],
+)
+def test_a_disk_that_fails_while_scrubbing(ledger: Ledger, error: apsw.Error, said: str) -> None:
+    """The erasure is stored by then: whoever is told that nothing was would tell others so."""
+    ledger.append("a.b", secret(3000))
+    store: Any = ledger._store
+    con = store._writer
+    store._writer = BrokenCheckpoint(con, error)
+    with pytest.raises(TracesRemain, match=re.escape(said)) as caught:
+        ledger.erase(2, "why")
+    assert caught.value.seqs == (2,) and "nothing was stored" not in str(caught.value)
+    assert ledger.get(2).erased
+    store._writer = con
+    assert ledger.erase(2, "why").seq == 3
 
 
 OTHER = """

@@ -72,6 +72,41 @@ def test_a_head_file_that_cannot_be_read(path: Path) -> None:
         read_head_file(path)
 
 
+def test_a_head_file_that_is_no_file(path: Path) -> None:
+    """Reading it must neither wait for a writer nor go on for ever."""
+    os.mkfifo(head_path(path))
+    with pytest.raises(Unavailable, match="Not a regular file"):
+        read_head_file(path)
+    head_path(path).unlink()
+    head_path(path).symlink_to("/dev/zero")
+    with pytest.raises(Unavailable, match="Not a regular file"):
+        read_head_file(path)
+
+
+def test_a_head_file_of_any_size(path: Path) -> None:
+    """No more than a line is read, however much there is."""
+    with head_path(path).open("wb") as file:
+        file.write(f"{head(3)}\n".encode())
+        file.truncate(5 << 30)
+    with pytest.raises(Unavailable, match="Far longer than a head line"):
+        read_head_file(path)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_no_temporary_file(path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """They would pile up, one for each process and thread that ever tried."""
+    HeadFile(path).write(head(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(headfile.os, step, full)
+    with pytest.raises(OSError, match="No space left"):
+        HeadFile(path).write(head(2))
+    assert os.listdir(path.parent) == ["a.tally.head"]
+    assert read_head_file(path) == head(1)
+
+
 def test_it_is_due_once_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(headfile.time, "monotonic", lambda: now[0])

@@ -170,3 +170,26 @@ def test_stats(ledger: Ledger, tmp_path: Path) -> None:
     )
     assert stats["file_bytes"] == (tmp_path / "a.tally").stat().st_size
     assert stats["wal_bytes"] == (tmp_path / "a.tally-wal").stat().st_size == 0
+
+
+# ---- what is no seq ----
+
+
+@pytest.mark.parametrize("wrong", ["1", 1.0, True, b"1", [1]], ids=repr)
+def test_what_is_no_seq(ledger: Ledger, wrong: Any) -> None:
+    """Refused as any other bad argument, with its name, before the store is asked."""
+    ledger.append("a.b")
+    uses: list[tuple[str, Callable[[], object]]] = [
+        ("seq", lambda: ledger.get(wrong)),
+        ("seq", lambda: ledger.erase(wrong, "why")),
+        ("seq", lambda: ledger.erase_many([2, wrong], "why")),
+        ("after", lambda: ledger.read(wrong)),
+        ("before", lambda: ledger.read(before=wrong)),
+        ("limit", lambda: ledger.read(limit=wrong)),
+        ("after", lambda: ledger.follow(wrong)),
+    ]
+    for path, use in uses:
+        with pytest.raises(InvalidEvent, match="is no seq; give an integer") as caught:
+            use()
+        assert caught.value.path == path
+    assert ledger.head().seq == 2

@@ -17,6 +17,7 @@ from tallystick import (
     Closed,
     Durability,
     Head,
+    HistoryReplaced,
     InvalidEvent,
     KeyConflict,
     Ledger,
@@ -30,6 +31,7 @@ from tallystick import (
     TallyError,
     Unavailable,
     Verdict,
+    WrongHeadFile,
     __version__,
 )
 from tallystick.ledger.chain import genesis_hash
@@ -229,14 +231,28 @@ def test_a_ledger_that_ends_before_its_kept_head_opens_for_reading_only(
     assert open_ledger(read_only=True).verify().verdict is Verdict.BROKEN
 
 
-@pytest.mark.parametrize("part", ["hash", "ledger_id"])
-def test_a_kept_head_of_another_history(open_ledger: Open, tmp_path: Path, part: str) -> None:
+def test_a_kept_head_of_another_history(open_ledger: Open, tmp_path: Path) -> None:
     with open_ledger() as ledger:
         head = ledger.head()
-    other = msgspec.structs.replace(head, **{part: b"x" * len(getattr(head, part))})
+    other = msgspec.structs.replace(head, hash=b"x" * 32)
     head_path(tmp_path / "a.tally").write_text(f"{other}\n")
-    with pytest.raises(TailLost, match="its end was lost or its history replaced"):
+    with pytest.raises(HistoryReplaced, match=r"event 1, for which .+ vouches, is another") as caught:
         open_ledger()
+    assert (caught.value.expected, caught.value.last, caught.value.found) == (1, 1, head.hash)
+
+
+@pytest.mark.parametrize("named", [b"x" * 16, None], ids=["another", "none"])
+def test_a_kept_head_of_another_ledger(open_ledger: Open, tmp_path: Path, named: bytes | None) -> None:
+    with open_ledger() as ledger:
+        ledger.append("a.b")
+        head = ledger.head()
+    head_path(tmp_path / "a.tally").write_text(f"{Head(1, b'y' * 32, named)}\n")
+    with pytest.raises(WrongHeadFile, match=r"names (another ledger|no ledger)") as caught:
+        open_ledger()
+    error = caught.value
+    assert isinstance(error, TailLost)
+    assert (error.ledger_id, error.named, error.last, error.expected) == (head.ledger_id, named, 2, 1)
+    assert "its end was lost" not in str(error)
 
 
 def test_trouble_with_the_head_file_is_no_trouble_with_the_append(

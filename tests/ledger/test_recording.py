@@ -9,16 +9,19 @@ import pytest
 
 from tallystick import (
     AsyncLedger,
+    BodyTooLarge,
     Head,
     Ledger,
     MemoryStore,
     NewEvent,
+    NotCanonical,
     NotErasable,
     PositionConflict,
     RecordingFailed,
     Row,
     Unavailable,
 )
+from tallystick.ledger import canonical
 
 OpenLedger = Callable[..., Ledger]
 
@@ -197,3 +200,17 @@ def test_erasing_many_is_one_transaction_with_its_record(memory: bool, open_ledg
     ledger.erase_many([2], "again", record=[about])
     assert ledger.head().seq == before.seq + 1
     assert ledger.verify().finding is None
+
+
+def test_a_recorder_may_hand_over_canonical_bytes(open_ledger: OpenLedger) -> None:
+    ledger = open_ledger(max_body_bytes=100)
+    data = canonical.encode({"b": 1, "a": [None]})
+    ledger.record([NewEvent(kind="kernel.executed", body=canonical.Encoded(data))])
+    assert next(ledger.rows(1)).body == data
+    with pytest.raises(BodyTooLarge):
+        ledger.record([NewEvent(kind="kernel.executed", body=canonical.Encoded(b'"' + b"x" * 2**20 + b'"'))])
+
+
+def test_an_app_may_not(ledger: Ledger) -> None:
+    with pytest.raises(NotCanonical):
+        ledger.append("app.noted", canonical.Encoded(b'{"b":1,"a":2}'))

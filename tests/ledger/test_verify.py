@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tallystick import (
+    BadHead,
     Durability,
     Finding,
     Head,
@@ -217,6 +218,22 @@ def test_a_stream(ten: Ledger) -> None:
     assert (report.head, report.anchored_to, report.finding) == (None, None, None)
     assert ten.verify(stream="s2").erased == 1
     assert ten.verify(stream="ledger").events == 2
+
+
+def test_a_stream_that_is_not_there(ten: Ledger) -> None:
+    """Nothing was checked, so nothing is said to be in order."""
+    with pytest.raises(InvalidEvent, match="the ledger has no events in 'nope'") as caught:
+        ten.verify(stream="nope")
+    assert caught.value.path == "stream"
+
+
+def test_an_expected_head_as_its_line(ten: Ledger) -> None:
+    """A head that was kept elsewhere comes back as text."""
+    assert ten.verify(f"{ten.head()}\n").verdict is Verdict.VERIFIED
+    assert ten.verify("11:" + "0" * 64).verdict is Verdict.BROKEN
+    for nonsense in ("tally1:zz", "", b"11:00", 5, ("a", 1)):
+        with pytest.raises(BadHead):
+            ten.verify(nonsense)  # type: ignore[arg-type]
 
 
 # ---- broken logs ----
