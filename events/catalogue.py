@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from . import kernel, ledger, session
+from . import gateway, kernel, ledger, projection, session
 
 KINDS: Final[Mapping[str, type[msgspec.Struct]]] = {
     ledger.CREATED: ledger.LedgerCreated,
@@ -19,4 +19,12 @@ KINDS: Final[Mapping[str, type[msgspec.Struct]]] = {
     session.EXPIRED: session.SessionExpired,
     session.ACTION_RECORDED: session.ActionRecorded,
     session.MESSAGE_RECORDED: session.MessageRecorded,
+    gateway.POLICY_REGISTERED: gateway.PolicyRegistered,
+    gateway.RECORDED: gateway.DecisionRecorded,
+    gateway.LABELED: gateway.DecisionLabeled,
+    gateway.OUTCOME: gateway.DecisionOutcome,
+    gateway.NOTED: gateway.DecisionNoted,
+    gateway.OVERRIDDEN: gateway.DecisionOverridden,
+    gateway.MEMORY_ADDED: gateway.MemoryAdded,
+    projection.SEALED: projection.ProjectionSealed,
 }

@@ -102,10 +102,12 @@ class ActionObserved(msgspec.Struct, frozen=True, kw_only=True):
 
     recorded_at: wall clock, ISO 8601 in UTC.
     urn: the action's URN, which holds a clock reading.
+    handle: a random name of the object that recorded it; another one has resumed the session. Or null.
     """
 
     recorded_at: str
     urn: str
+    handle: str | None = None
 
 
 class ActionRecorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +143,8 @@ class CloseObserved(msgspec.Struct, frozen=True, kw_only=True):
     """The circumstances.
 
     ended_at: wall clock, ISO 8601 in UTC; null if the source does not say.
-    duration_ms: monotonic clock, milliseconds; null if the source does not say.
+    duration_ms: monotonic clock, milliseconds; wall clock if the session was resumed by another process;
+        null if the source does not say.
     error: text of the exception that ended it, or null.
     error_type: name of the exception's type, or null.
     """
@@ -170,7 +173,8 @@ class SessionExpired(msgspec.Struct, frozen=True, kw_only=True):
     session_id: the session.
     retention_hours: what it was started with.
     closed_seq: the seq of its `session.closed`.
-    erased: the seqs whose bodies were erased in the same transaction, in order.
+    erased: the seqs whose bodies were erased in the same transaction, in order; where they are over 50,000,
+        further events name the rest.
     """
 
     v: int = 1
@@ -204,6 +208,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: the calls that it asks for, in order.
     tool_call_id: the call that it answers, or null.
     extra: other fields of the source, or null.
+    placeholders: where a value that is no JSON, or too large, was replaced by
+        `{"$omitted": reason, "type": name}`: JSON pointers into this object (RFC 6901).
     """
 
     session_id: str
@@ -214,15 +220,18 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: list[ToolCall] = msgspec.field(default_factory=list)
     tool_call_id: str | None = None
     extra: dict[str, Any] | None = None
+    placeholders: list[str] = msgspec.field(default_factory=list)
 
 
 class MessageObserved(msgspec.Struct, frozen=True, kw_only=True):
     """The circumstances.
 
     recorded_at: wall clock, ISO 8601 in UTC; null if the source does not say.
+    handle: as in an action's.
     """
 
     recorded_at: str | None
+    handle: str | None = None
 
 
 class MessageRecorded(msgspec.Struct, frozen=True, kw_only=True):
