@@ -51,11 +51,30 @@ if TYPE_CHECKING:
     from tallystick.ledger.store import Store
     from tallystick.ledger.verify import Report, Verdict
     from tallystick.ledger.walk import Finding, Problem
+    from tallystick.projections.builtin import BUILT_IN
+    from tallystick.projections.digest import ProjectionDigest, seal_projections
+    from tallystick.projections.engine import ViewStatus
+    from tallystick.projections.errors import (
+        AmbiguousPrefix,
+        BadProjection,
+        BadRow,
+        NoSuchId,
+        NotViews,
+        ProjectionFailed,
+    )
+    from tallystick.projections.projection import Projection, Table
+    from tallystick.projections.search import SearchHit
+    from tallystick.projections.tables import Tables
+    from tallystick.projections.views import Views, views_of
 
 __all__ = [
+    "BUILT_IN",
+    "AmbiguousPrefix",
     "AsyncLedger",
     "BadHead",
     "BadLine",
+    "BadProjection",
+    "BadRow",
     "BodyTooLarge",
     "Closed",
     "Conflict",
@@ -77,28 +96,40 @@ __all__ = [
     "NewEvent",
     "NewerFormat",
     "NoSuchEvent",
+    "NoSuchId",
     "NotALedger",
     "NotCanonical",
     "NotErasable",
+    "NotViews",
     "OutcomeUnknown",
     "PositionConflict",
     "Problem",
+    "Projection",
+    "ProjectionDigest",
+    "ProjectionFailed",
     "Receipt",
     "RecordingFailed",
     "Report",
     "ReservedKind",
     "Row",
     "SQLiteStore",
+    "SearchHit",
     "Store",
     "StoreError",
+    "Table",
+    "Tables",
     "TailLost",
     "TallyError",
     "TracesRemain",
     "Unavailable",
     "Verdict",
+    "ViewStatus",
+    "Views",
     "WrongHeadFile",
     "__version__",
     "import_lines",
+    "seal_projections",
+    "views_of",
 ]
 
 # Public name -> the module that defines it.
@@ -149,6 +180,22 @@ _EXPORTS: dict[str, str] = {
     "Problem": "tallystick.ledger.walk",
     "Report": "tallystick.ledger.verify",
     "Verdict": "tallystick.ledger.verify",
+    "BUILT_IN": "tallystick.projections.builtin",
+    "ViewStatus": "tallystick.projections.engine",
+    "ProjectionDigest": "tallystick.projections.digest",
+    "seal_projections": "tallystick.projections.digest",
+    "AmbiguousPrefix": "tallystick.projections.errors",
+    "BadProjection": "tallystick.projections.errors",
+    "BadRow": "tallystick.projections.errors",
+    "NoSuchId": "tallystick.projections.errors",
+    "NotViews": "tallystick.projections.errors",
+    "ProjectionFailed": "tallystick.projections.errors",
+    "Projection": "tallystick.projections.projection",
+    "Table": "tallystick.projections.projection",
+    "SearchHit": "tallystick.projections.search",
+    "Tables": "tallystick.projections.tables",
+    "Views": "tallystick.projections.views",
+    "views_of": "tallystick.projections.views",
 }
 
 # Hidden from type checkers, to which a module with `__getattr__` has every name.

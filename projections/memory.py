@@ -1,0 +1,263 @@
+"""What the ledger remembers of decisions: found at once for the gateway, and as tables for people (D8).
+
+`Memory` reads the streams of `memory.added` straight from the ledger, each the first time that it is asked
+for and then only what is new, and answers as of any head: later items and other tenants do not exist for it.
+It does without the views file, which anybody can delete or alter. `MemoryItems` is the same as tables.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple
+
+import msgspec
+
+from tallystick.events import gateway as events
+from tallystick.ledger import chain, records
+from tallystick.ledger.errors import TallyError
+from tallystick.ledger.event import Event, Head, Row
+from tallystick.ledger.ledger import Ledger
+
+from .projection import Projection, Table
+from .similarity import TOP_K, Bitmaps, Scored, first_bits
+from .tables import Tables
+
+FAILURE: Final = "failure"
+#: Pairs of tenant and action type that are kept in memory; the one that was used longest ago goes first.
+BUCKETS_MAX: Final = 1000
+_decode = msgspec.json.Decoder(events.MemoryAdded).decode
+
+
+class MemoryBroken(TallyError):
+    """An item of the memory cannot be read as it should be."""
+
+    def __init__(self, seq: int, problem: str) -> None:
+        self.seq = seq
+        self.problem = problem
+        super().__init__(f"memory.added, event {seq}: {problem}; run `tally verify`")
+
+
+class Remembered(NamedTuple):
+    """What memory found: the best five matches, and the best of all failures, maybe not among them."""
+
+    top_k: Sequence[events.Match] = ()
+    failure: events.Match | None = None
+
+
+NOTHING: Final = Remembered()
+
+
+class Memory:
+    """The memory of one ledger handle. Safe to share between threads; get it with `memory_of`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._buckets: dict[tuple[str | None, str], _Bucket] = {}
+        self._erasures_seen = ledger.head().seq
+
+    def recall(
+        self,
+        tenant_id: str | None,
+        action_type: str,
+        tokens: Sequence[str],
+        at: Head,
+        *,
+        weigh: Callable[[str], int],
+        weights: Hashable,
+    ) -> Remembered:
+        """The items of a tenant and action type most like the tokens, as remembered at a head.
+
+        weights: whatever identifies `weigh`. What was erased up to the newest head that was asked about is
+        not remembered as of an older one, either: nobody has its tokens any more.
+        Raises MemoryBroken and the errors of reading the ledger.
+        """
+        with self._lock:
+            bucket = self._bucket(tenant_id, action_type)
+            self._forget_erased(at)
+        return bucket.recall(self._ledger, tokens, at, weigh, weights)
+
+    def pass_over(self, tenant_id: str | None, action_type: str, after: int, to: int) -> None:
+        """Note that the events behind `after` up to `to` neither add to memory nor erase anything."""
+        with self._lock:
+            if self._erasures_seen == after:
+                self._erasures_seen = to
+            bucket = self._buckets.get((tenant_id, action_type))
+        if bucket is not None:
+            bucket.pass_over(after, to)
+
+    def close(self) -> None:
+        """Let go of everything; it is read again when it is needed."""
+        with self._lock:
+            self._buckets.clear()
+
+    def _bucket(self, tenant_id: str | None, action_type: str) -> _Bucket:
+        key = (tenant_id, action_type)
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            bucket = _Bucket(tenant_id, action_type)
+            if len(self._buckets) >= BUCKETS_MAX:
+                del self._buckets[next(iter(self._buckets))]
+        self._buckets[key] = bucket  # the last in the dict is the one that was used last
+        return bucket
+
+    def _forget_erased(self, at: Head) -> None:
+        """Take out of what was read what was erased since; what is erased before it is read is never in."""
+        newest = at.seq if at.seq > self._erasures_seen else self._ledger.head().seq
+        if newest == self._erasures_seen:
+            return
+        kinds = [records.BODY_ERASED]
+        for row in self._ledger.rows(
+            self._erasures_seen, before=newest + 1, stream=records.STREAM, kinds=kinds
+        ):
+            erased = msgspec.json.decode(row.body or b"", type=records.BodyErased)
+            for bucket in self._buckets.values():
+                bucket.forget(erased.seq)
+        self._erasures_seen = newest
+
+
+def memory_of(ledger: Ledger) -> Memory:
+    """The memory of a ledger: one object a handle."""
+    return ledger.attached(Memory)
+
+
+class _Bucket:
+    """The items of one tenant and action type, in the order of their seqs."""
+
+    def __init__(self, tenant_id: str | None, action_type: str) -> None:
+        self._of = (tenant_id, action_type)
+        self._stream = events.memory_stream(tenant_id, action_type)
+        self._lock = threading.Lock()
+        self._read_to = 0
+        self._seqs = array("q")
+        self._labels: list[str] = []
+        self._summaries: list[str] = []
+        self._failures = 0
+        self._bitmaps = Bitmaps()
+
+    def recall(
+        self,
+        ledger: Ledger,
+        tokens: Sequence[str],
+        at: Head,
+        weigh: Callable[[str], int],
+        weights: Hashable,
+    ) -> Remembered:
+        with self._lock:
+            if at.seq > self._read_to:
+                kinds = [events.MEMORY_ADDED]
+                for row in ledger.rows(self._read_to, before=at.seq + 1, stream=self._stream, kinds=kinds):
+                    self._add(row)
+                self._read_to = at.seq
+            then = first_bits(self._seqs, at.seq)
+            top = self._bitmaps.search(tokens, weigh, weights=weights, k=TOP_K, only=then)
+            failure = next((found for found in top if self._labels[found.item] == FAILURE), None)
+            if failure is None and len(top) == TOP_K:
+                only = then & self._failures
+                failure = next(
+                    iter(self._bitmaps.search(tokens, weigh, weights=weights, k=1, only=only)), None
+                )
+            return Remembered([self._match(found) for found in top], failure and self._match(failure))
+
+    def pass_over(self, after: int, to: int) -> None:
+        with self._lock:
+            if self._read_to == after:
+                self._read_to = to
+
+    def forget(self, seq: int) -> None:
+        """Take an item out, if it is here."""
+        with self._lock:
+            place = bisect_left(self._seqs, seq)
+            if place < len(self._seqs) and self._seqs[place] == seq:
+                self._bitmaps.remove(place)
+                self._summaries[place] = ""
+
+    def _add(self, row: Row) -> None:
+        if row.body is None:
+            return
+        if row.salt is None or chain.body_hash(row.salt, row.body) != row.body_hash:
+            raise MemoryBroken(row.seq, "its body was altered")
+        try:
+            item = _decode(row.body)
+        except msgspec.MsgspecError as error:
+            raise MemoryBroken(row.seq, f"its body is not as expected ({error})") from None
+        if (item.tenant_id, item.action_type) != self._of:
+            raise MemoryBroken(row.seq, f"it does not belong in the stream {self._stream!r}")
+        number = self._bitmaps.add(item.tokens)
+        self._seqs.append(row.seq)
+        self._labels.append(item.label)
+        self._summaries.append(item.summary)
+        if item.label == FAILURE:
+            self._failures |= 1 << number
+        self._read_to = row.seq
+
+    def _match(self, found: Scored) -> events.Match:
+        return events.Match(
+            memory_id=events.memory_id(self._seqs[found.item]),
+            label=self._labels[found.item],
+            score=found.score,
+            numerator=found.numerator,
+            denominator=found.denominator,
+            summary=self._summaries[found.item],
+        )
+
+
+class MemoryItems(Projection):
+    """The memory as tables: `memory_items`, and `memory_tokens` to look items up by what they share."""
+
+    name = "memory"
+    version = 1
+    kinds: ClassVar[Mapping[str, Any]] = {events.MEMORY_ADDED: events.MemoryAdded}
+    tables: ClassVar[Mapping[str, Table]] = {
+        "memory_items": Table(
+            columns={
+                "memory_id": str,
+                "seq": int,
+                "at": int,
+                "stream": str,
+                "decision_id": str,
+                "tenant_id": str,
+                "action_type": str,
+                "label": str,
+                "summary": str,
+                "tokens": list,
+            },
+            pk="memory_id",
+            indexes=(("tenant_id", "action_type", "label"), "decision_id", "stream"),
+            search=("summary",),
+        ),
+        "memory_tokens": Table(
+            columns={"token": str, "memory_id": str, "stream": str},
+            pk=("token", "memory_id"),
+            indexes=("memory_id", "stream"),
+        ),
+    }
+
+    def apply(self, event: Event, tables: Tables) -> None:
+        """Add the item and its tokens."""
+        item: events.MemoryAdded = event.body
+        memory_id = events.memory_id(event.seq)
+        tables["memory_items"].put(
+            {
+                "memory_id": memory_id,
+                "seq": event.seq,
+                "at": event.at,
+                "stream": event.stream,
+                "decision_id": item.decision_id,
+                "tenant_id": item.tenant_id,
+                "action_type": item.action_type,
+                "label": item.label,
+                "summary": item.summary,
+                "tokens": item.tokens,
+            }
+        )
+        for token in dict.fromkeys(item.tokens):
+            tables["memory_tokens"].put({"token": token, "memory_id": memory_id, "stream": event.stream})
+
+    def forget(self, stream: str, tables: Tables) -> None:
+        """Delete the items of a tenant and action type."""
+        for rows in tables.values():
+            rows.delete_where(stream=stream)

@@ -1,0 +1,122 @@
+"""D8: memory is read from the ledger as of any head, exactly, whoever wrote it and in whatever batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystick import Head, Ledger, MemoryStore, NewEvent
+from tallystick.events import gateway as events
+from tallystick.projections import memory as module
+from tallystick.projections.memory import Memory, MemoryBroken, Remembered, memory_of
+from tallystick.projections.similarity import top_matches
+
+TENANTS = st.sampled_from([None, "a", "b", "b:x.y"])
+ACTIONS = st.sampled_from(["x.y", "x.z"])
+TOKENS = st.lists(st.sampled_from([f"{key}={value}" for key in "abcd" for value in range(3)]), max_size=5)
+LABELS = st.sampled_from(["failure", "success", "near_miss"])
+ITEMS = st.tuples(TENANTS, ACTIONS, LABELS, TOKENS)
+
+
+def added(item: tuple[str | None, str, str, list[str]]) -> NewEvent:
+    tenant_id, action_type, label, tokens = item
+    body = events.MemoryAdded(
+        decision_id="dec_1",
+        decision_seq=1,
+        tenant_id=tenant_id,
+        action_type=action_type,
+        label=label,
+        summary=f"{tenant_id} {action_type}",
+        tokens=tokens,
+    )
+    return NewEvent(kind="memory.added", body=body, stream=events.memory_stream(tenant_id, action_type))
+
+
+def weigh(token: str) -> int:
+    return 3 if token.startswith("b") else 1
+
+
+def recall(memory: Memory, tenant: str | None, action: str, question: list[str], head: Head) -> Remembered:
+    return memory.recall(tenant, action, question, head, weigh=weigh, weights="b")
+
+
+def by_looking_at_all(
+    ledger: Ledger, tenant: str | None, action: str, question: list[str], seq: int
+) -> tuple[list[str], str | None]:
+    """The ids that every event up to a seq gives, and the best failure, without an index."""
+    bodies = {
+        event.seq: event.body
+        for event in ledger.read(before=seq + 1, kinds=["memory.added"])
+        if not event.erased and (event.body["tenant_id"], event.body["action_type"]) == (tenant, action)
+    }
+    found = top_matches(question, [(s, body["tokens"]) for s, body in bodies.items()], weigh)
+    failures = [(s, body["tokens"]) for s, body in bodies.items() if body["label"] == "failure"]
+    worst = top_matches(question, failures, weigh, 1)
+    return [events.memory_id(s.item) for s in found], events.memory_id(worst[0].item) if worst else None
+
+
+@given(st.lists(st.lists(ITEMS, max_size=8), max_size=6), TOKENS, st.data())
+def test_recalling_gives_what_looking_at_everything_gives_as_of_any_head(
+    batches: list[list[Any]], question: list[str], data: st.DataObject
+) -> None:
+    with Ledger.over(MemoryStore()) as ledger:
+        memory = memory_of(ledger)
+        for batch in batches:
+            if batch:
+                ledger.record([added(item) for item in batch])
+            head = ledger.head()
+            items = [event.seq for event in ledger.read(kinds=["memory.added"])]
+            if items and data.draw(st.booleans()):
+                ledger.erase(data.draw(st.sampled_from(items)), "forgotten")
+            for at in (ledger.head().seq, data.draw(st.integers(1, head.seq))):
+                tenant, action = data.draw(TENANTS), data.draw(ACTIONS)
+                found = recall(memory, tenant, action, question, Head(at, b""))
+                expected = by_looking_at_all(ledger, tenant, action, question, at)
+                failure = found.failure.memory_id if found.failure else None
+                assert ([match.memory_id for match in found.top_k], failure) == expected
+                assert recall(Memory(ledger), tenant, action, question, Head(at, b"")) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"tenant_id": "b"}, "does not belong"),
+        ({"action_type": "x.z"}, "does not belong"),
+        ({"tokens": [1]}, "not as expected"),
+        ({"label": None}, "not as expected"),
+    ],
+)
+def test_an_item_that_is_not_as_it_should_be_is_an_error_every_time(
+    change: dict[str, Any], problem: str
+) -> None:
+    with Ledger.over(MemoryStore()) as ledger:
+        item = added(("a", "x.y", "failure", ["a=1"]))
+        body = {name: getattr(item.body, name) for name in item.body.__struct_fields__}
+        ledger.record([item, NewEvent(kind=item.kind, body={**body, **change}, stream=item.stream)])
+        for _ in range(2):
+            with pytest.raises(MemoryBroken, match=problem) as caught:
+                recall(memory_of(ledger), "a", "x.y", ["a=1"], ledger.head())
+            assert caught.value.seq == 3
+
+
+def test_only_so_many_tenants_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUCKETS_MAX", 2)
+    with Ledger.over(MemoryStore()) as ledger:
+        ledger.record([added((tenant, "x.y", "failure", ["a=1"])) for tenant in "abcd"])
+        memory = memory_of(ledger)
+        for tenant in "abcdabcd":
+            assert recall(memory, tenant, "x.y", ["a=1"], ledger.head()).failure is not None
+        assert len(memory._buckets) == 2
+
+
+def test_closing_a_ledger_lets_its_memory_go() -> None:
+    ledger = Ledger.over(MemoryStore())
+    ledger.record([added((None, "x.y", "failure", ["a=1"]))])
+    memory = memory_of(ledger)
+    assert memory is memory_of(ledger)
+    recall(memory, None, "x.y", ["a=1"], ledger.head())
+    ledger.close()
+    assert not memory._buckets
