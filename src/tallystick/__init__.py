@@ -80,6 +80,21 @@ if TYPE_CHECKING:
         SessionTaken,
         TaskTaken,
     )
+    from tallystick.recorders.gateway.errors import (
+        DecisionErased,
+        InvalidDecisionEvent,
+        InvalidPolicy,
+        InvalidRequest,
+        NoSuchDecision,
+        NotTrusted,
+        PolicyNotFound,
+        RequestConflict,
+    )
+    from tallystick.recorders.gateway.gateway import Gateway, decide
+    from tallystick.recorders.gateway.policy import Policy
+    from tallystick.recorders.gateway.record import DecisionRecord
+    from tallystick.recorders.gateway.request import DecisionRequest
+    from tallystick.recorders.gateway.stages import DecisionVerdict
     from tallystick.recorders.kernel import Kernel
     from tallystick.recorders.psi import PsiDefinition
     from tallystick.recorders.retention import expire, expired_sessions
@@ -113,18 +128,26 @@ __all__ = [
     "Closed",
     "Conflict",
     "Corrupt",
+    "DecisionErased",
+    "DecisionRecord",
+    "DecisionRequest",
+    "DecisionVerdict",
     "Durability",
     "Event",
     "ExecutionTrace",
     "FailureCode",
     "Finding",
     "FrozenMetadata",
+    "Gateway",
     "Head",
     "HistoryReplaced",
     "Interfered",
     "InvalidCall",
+    "InvalidDecisionEvent",
     "InvalidEvent",
+    "InvalidPolicy",
     "InvalidPsi",
+    "InvalidRequest",
     "InvalidUrn",
     "Kernel",
     "KeyConflict",
@@ -137,13 +160,17 @@ __all__ = [
     "MessageRecord",
     "NewEvent",
     "NewerFormat",
+    "NoSuchDecision",
     "NoSuchEvent",
     "NoSuchId",
     "NotALedger",
     "NotCanonical",
     "NotErasable",
+    "NotTrusted",
     "NotViews",
     "OutcomeUnknown",
+    "Policy",
+    "PolicyNotFound",
     "PositionConflict",
     "Problem",
     "Projection",
@@ -153,6 +180,7 @@ __all__ = [
     "Receipt",
     "RecordingFailed",
     "Report",
+    "RequestConflict",
     "ReservedKind",
     "Row",
     "SQLiteStore",
@@ -177,6 +205,7 @@ __all__ = [
     "Views",
     "WrongHeadFile",
     "__version__",
+    "decide",
     "expire",
     "expired_sessions",
     "get_session",
@@ -283,6 +312,20 @@ _EXPORTS: dict[str, str] = {
     "Tables": "tallystick.projections.tables",
     "Views": "tallystick.projections.views",
     "views_of": "tallystick.projections.views",
+    "DecisionErased": "tallystick.recorders.gateway.errors",
+    "InvalidDecisionEvent": "tallystick.recorders.gateway.errors",
+    "InvalidPolicy": "tallystick.recorders.gateway.errors",
+    "InvalidRequest": "tallystick.recorders.gateway.errors",
+    "NoSuchDecision": "tallystick.recorders.gateway.errors",
+    "NotTrusted": "tallystick.recorders.gateway.errors",
+    "PolicyNotFound": "tallystick.recorders.gateway.errors",
+    "RequestConflict": "tallystick.recorders.gateway.errors",
+    "Gateway": "tallystick.recorders.gateway.gateway",
+    "decide": "tallystick.recorders.gateway.gateway",
+    "Policy": "tallystick.recorders.gateway.policy",
+    "DecisionRecord": "tallystick.recorders.gateway.record",
+    "DecisionRequest": "tallystick.recorders.gateway.request",
+    "DecisionVerdict": "tallystick.recorders.gateway.stages",
 }
 
 # Hidden from type checkers, to which a module with `__getattr__` has every name.
