@@ -108,6 +108,10 @@ if TYPE_CHECKING:
     from tallystick.recorders.sessions import get_session, list_sessions
     from tallystick.recorders.trace import ExecutionTrace, FailureCode
     from tallystick.recorders.verified import verified_action, verified_action_async
+    from tallystick.replay.errors import BadSelection, TasksNotFound
+    from tallystick.replay.report import ReplayReport
+    from tallystick.replay.run import replay_ledger
+    from tallystick.replay.selection import Selection
 
 __all__ = [
     "BUILT_IN",
@@ -121,6 +125,7 @@ __all__ = [
     "BadLine",
     "BadProjection",
     "BadRow",
+    "BadSelection",
     "BodyTooLarge",
     "CaelResult",
     "ChatCounts",
@@ -179,12 +184,14 @@ __all__ = [
     "PsiDefinition",
     "Receipt",
     "RecordingFailed",
+    "ReplayReport",
     "Report",
     "RequestConflict",
     "ReservedKind",
     "Row",
     "SQLiteStore",
     "SearchHit",
+    "Selection",
     "Session",
     "SessionEnded",
     "SessionNotExpirable",
@@ -198,6 +205,7 @@ __all__ = [
     "TailLost",
     "TallyError",
     "TaskTaken",
+    "TasksNotFound",
     "TracesRemain",
     "Unavailable",
     "Verdict",
@@ -212,6 +220,7 @@ __all__ = [
     "import_chat",
     "import_lines",
     "list_sessions",
+    "replay_ledger",
     "seal_projections",
     "verified_action",
     "verified_action_async",
@@ -300,6 +309,11 @@ _EXPORTS: dict[str, str] = {
     "ViewStatus": "tallystick.projections.engine",
     "ProjectionDigest": "tallystick.projections.digest",
     "seal_projections": "tallystick.projections.digest",
+    "BadSelection": "tallystick.replay.errors",
+    "TasksNotFound": "tallystick.replay.errors",
+    "ReplayReport": "tallystick.replay.report",
+    "replay_ledger": "tallystick.replay.run",
+    "Selection": "tallystick.replay.selection",
     "AmbiguousPrefix": "tallystick.projections.errors",
     "BadProjection": "tallystick.projections.errors",
     "BadRow": "tallystick.projections.errors",

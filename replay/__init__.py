@@ -1,0 +1,1 @@
+"""Replay: what the ledger says is derived again from what it holds, and compared, layer by layer."""

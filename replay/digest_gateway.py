@@ -1,0 +1,197 @@
+"""The layer `digest` for policies, decisions, what was said of them, and memory (contracts D4, D8 to D10)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from tallystick.events import gateway as events
+from tallystick.ledger.event import Row
+from tallystick.recorders.gateway.digests import context_digest, digest, inputs_digest, jcs
+from tallystick.recorders.gateway.errors import InvalidPolicy
+from tallystick.recorders.gateway.features import amount_usd, tokens_of
+from tallystick.recorders.gateway.policy import Policy, parse_cached
+from tallystick.recorders.gateway.redaction import STRICTNESS
+from tallystick.recorders.gateway.request import DecisionRequest
+
+from .checks import NOT_HERE, Body, Checks, Past, Unreadable, read_body
+
+REDACTED: Final = "part of the request was redacted"
+POLICY_ERASED: Final = "the text of its policy was erased, or cannot be read"
+DECISION_ERASED: Final = "the body of the decision was erased, or cannot be read"
+
+
+def check_policy(checks: Checks, row: Row, body: Body, past: Past) -> None:
+    """The hash, id and version of a `policy.registered` from its text."""
+    struct: events.PolicyRegistered = body.struct
+    checks.equal("stream", events.policy_stream(struct.policy_hash), row.stream)
+    try:
+        policy = parse_cached(struct.text, "policy")
+    except InvalidPolicy as error:
+        checks.wrong("text", f"it is no valid policy: {error.problems[0]}")
+        return
+    for what in ("policy_hash", "policy_id", "policy_version"):
+        checks.equal(what, getattr(policy, what), getattr(struct, what), "from its text")
+
+
+def check_decision(checks: Checks, row: Row, body: Body, past: Past) -> None:
+    """The digests of a `decision.recorded`, and what it refers to."""
+    past.keep(row)
+    derived: events.Decision = body.struct.derived
+    decision_id = body.struct.observed.decision_id
+    checks.equal("decision_id", row.stream, events.decision_stream(decision_id), "the stream's")
+    request = evaluated_request(derived)
+    if derived.redacted:
+        checks.cannot("request_digest", REDACTED)
+    else:
+        again = digest(derived.request if request is None else request)
+        checks.equal("request_digest", again, derived.request_digest)
+    _check_context(checks, derived)
+    recorded = derived.determinism.inputs_digest
+    if derived.features is None:
+        checks.equal("inputs_digest", None, recorded, "it was not evaluated")
+    elif derived.redacted:
+        checks.cannot("inputs_digest", REDACTED)
+    else:
+        form = jcs(derived.request if request is None else request)
+        checks.equal("inputs_digest", inputs_digest(form, msgspec.to_builtins(derived.features)), recorded)
+    _check_snapshot(checks, row, derived.determinism.memory_snapshot, past)
+    if derived.policy.policy_hash is not None:
+        _check_policy_ref(checks, row, derived.policy, past)
+
+
+def evaluated_request(derived: events.Decision) -> dict[str, Any] | None:
+    """The request as it was evaluated; None if it was redacted, or its digest fits no request.
+
+    Of an inline context, what removed nothing still wrote down that it looked: which profile was asked
+    for, if any, the digest tells.
+    """
+    if derived.redacted:
+        return None
+    for request in _before_redaction(derived.request):
+        if digest(request) == derived.request_digest:
+            return request
+    return None
+
+
+def _before_redaction(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The requests that are recorded like this when nothing is removed."""
+    yield request
+    context = request.get("context")
+    if not isinstance(context, dict) or "inline" not in context:
+        return
+    redaction = context.get("redaction")
+    told = redaction.get("fields_removed") if isinstance(redaction, dict) else None
+    bare = {name: value for name, value in context.items() if name != "redaction"}
+    yield {**request, "context": bare}
+    for profile in (None, *STRICTNESS):
+        asked = {} if profile is None else {"profile": profile}
+        yield {**request, "context": {**bare, "redaction": asked}}
+        yield {**request, "context": {**bare, "redaction": {**asked, "fields_removed": told}}}
+
+
+def _check_context(checks: Checks, derived: events.Decision) -> None:
+    context = derived.request.get("context")
+    if not isinstance(context, dict) or context.get("mode") != "inline":
+        return
+    if derived.redacted:
+        checks.cannot("context.digest", REDACTED)
+    else:
+        checks.equal("context.digest", context_digest(context), context.get("digest"))
+
+
+def _check_snapshot(checks: Checks, row: Row, snapshot: events.Snapshot | None, past: Past) -> None:
+    if snapshot is None:
+        return
+    before = past.row(snapshot.seq) if snapshot.seq < row.seq else None
+    if before is None and not past.whole and snapshot.seq < row.seq:
+        checks.cannot("memory_snapshot", NOT_HERE)
+    elif before is None:
+        checks.wrong("memory_snapshot", f"there is no earlier event {snapshot.seq}")
+    else:
+        checks.equal("memory_snapshot", before.hash.hex(), snapshot.hash, f"the hash of event {snapshot.seq}")
+
+
+def _check_policy_ref(checks: Checks, row: Row, ref: events.PolicyRef, past: Past) -> None:
+    assert ref.policy_hash is not None
+    found = registered(ref.policy_hash, past)
+    if found is None or found.seq > row.seq:
+        checks.wrong("policy", "no policy with this hash was registered before")
+        return
+    body = read_body(found)
+    if isinstance(body, Unreadable):
+        checks.cannot("policy", POLICY_ERASED)
+        return
+    known: events.PolicyRegistered = body.struct
+    said = [known.policy_id, known.policy_version, known.policy_hash]
+    checks.equal("policy", said, [ref.policy_id, ref.policy_version, ref.policy_hash], f"event {found.seq}")
+
+
+def registered(policy_hash: str, past: Past) -> Row | None:
+    """The registration of the policy with this hash, or None."""
+    try:
+        return past.first(events.policy_stream(policy_hash), events.POLICY_REGISTERED)
+    except ValueError:  # no stream can have this name
+        return None
+
+
+def policy_in(row: Row) -> Policy | None:
+    """The policy that a registration holds; None if it was erased, or holds none."""
+    body = read_body(row)
+    if isinstance(body, Unreadable):
+        return None
+    try:
+        return parse_cached(body.struct.text, "policy")
+    except InvalidPolicy:
+        return None
+
+
+def check_said(checks: Checks, row: Row, body: Body, past: Past) -> None:
+    """What was said of a decision: that it is in the decision's stream, and names its event."""
+    checks.equal("decision_id", row.stream, events.decision_stream(body.struct.decision_id), "the stream's")
+    _decision_of(checks, row, body.struct, past)
+
+
+def _decision_of(checks: Checks, row: Row, said: Any, past: Past) -> Row | None:
+    found = past.row(said.decision_seq) if said.decision_seq < row.seq else None
+    if found is None and not past.whole and said.decision_seq < row.seq:
+        checks.cannot("decision_seq", NOT_HERE)
+        return None
+    stream = events.decision_stream(said.decision_id)
+    sound = found is not None and (found.kind, found.stream) == (events.RECORDED, stream)
+    checks.true("decision_seq", sound, "the decision's event", said.decision_seq)
+    return found if sound else None
+
+
+def check_memory(checks: Checks, row: Row, body: Body, past: Past) -> None:
+    """A `memory.added` from the decision and the label that it was learned from."""
+    struct: events.MemoryAdded = body.struct
+    checks.equal("stream", events.memory_stream(struct.tenant_id, struct.action_type), row.stream)
+    found = _decision_of(checks, row, struct, past)
+    if found is None:
+        return
+    decision = read_body(found)
+    if isinstance(decision, Unreadable):
+        checks.cannot("tokens", DECISION_ERASED)
+    else:
+        derived: events.Decision = decision.struct.derived
+        request = derived.request
+        features = derived.features
+        expected = {
+            "tenant_id": msgspec.convert(request, DecisionRequest).tenant_id,
+            "action_type": request["action"]["type"],
+            "tokens": features.tokens if features else tokens_of(request, amount_usd(request), ()),
+        }
+        actual = {name: getattr(struct, name) for name in expected}
+        checks.equal("tokens", expected, actual, f"of the decision, event {found.seq}")
+    labels = past.ledger.rows(found.seq, before=row.seq, stream=found.stream, kinds=[events.LABELED])
+    labeled: Row | None = next(iter(deque(labels, maxlen=1)), None)
+    label = None if labeled is None else read_body(labeled)
+    if isinstance(label, Body):
+        said = [label.struct.label, label.struct.summary]
+        checks.equal("label", said, [struct.label, struct.summary], "of the decision.labeled before it")
+    else:
+        checks.true("label", labeled is not None, events.LABELED, None, "there is no label before it")
