@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 good, 1 a finding (broken, diverged, refused by what the ledger holds), 2 usage or bad
     input, 3 could not look. Errors are one line on stderr with the remedy, never a traceback
-    (unless TALLY_DEBUG is set).
+    (unless TALLY_DEBUG is set, which prints one before that line).
     """
     _settle_streams()
     try:
@@ -55,9 +56,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0
     except Exception as error:
         if "TALLY_DEBUG" in os.environ:
-            raise
+            traceback.print_exc()
         if isinstance(error, TallyError):
-            return _complain(_remedied(error), status_of(error))
+            from tallystick.cli.remarks import remedied
+
+            return _complain(remedied(error), status_of(error))
         if isinstance(error, UnicodeEncodeError):  # only names that are no text cannot be encoded
             return _complain(f"{error.object!r} is not UTF-8; use another name", 2)
         if isinstance(error, OSError):
@@ -69,13 +72,34 @@ def _run(arguments: Sequence[str] | None) -> int:
 def status_of(error: BaseException) -> int:
     """The exit status that an error stands for."""
     from tallystick.ledger import errors
+    from tallystick.projections import errors as views
+    from tallystick.recorders import errors as recorders
+    from tallystick.recorders.gateway import errors as gateway
+    from tallystick.replay import errors as replay
 
     if isinstance(error, errors.BadLine) and isinstance(error.__cause__, errors.TallyError):
         return status_of(error.__cause__)  # an event on that line was refused
-    findings = (errors.KeyConflict, errors.PositionConflict, errors.TailLost, errors.MalformedEvent)
+    findings: tuple[type[BaseException], ...] = (
+        *(errors.KeyConflict, errors.PositionConflict, errors.TailLost, errors.MalformedEvent),
+        *(recorders.SessionTaken, recorders.SessionNotExpirable, views.ProjectionFailed),
+        *(gateway.RequestConflict, gateway.DecisionErased),
+    )
     if isinstance(error, findings):
         return 1
-    usage = (errors.InvalidEvent, errors.BadLine, errors.BadHead, errors.NoSuchEvent, errors.NotErasable)
+    usage: tuple[type[BaseException], ...] = (
+        *(errors.InvalidEvent, errors.BadLine, errors.BadHead, errors.NoSuchEvent, errors.NotErasable),
+        *(
+            recorders.BadConversation,
+            recorders.InvalidUrn,
+            views.NoSuchId,
+            views.AmbiguousPrefix,
+            views.BadProjection,
+            replay.BadSelection,
+            replay.TasksNotFound,
+        ),
+        *(gateway.InvalidRequest, gateway.InvalidPolicy, gateway.PolicyNotFound, gateway.BadPack),
+        *(gateway.NoSuchDecision, gateway.InvalidDecisionEvent),
+    )
     return 2 if isinstance(error, usage) else 3
 
 
@@ -101,15 +125,6 @@ def _one_line(error: click.ClickException) -> str:
     ctx = getattr(error, "ctx", None)
     page = f"{ctx.command_path} --help" if ctx is not None else "tally --help"
     return f"{message}; see `{page}`"
-
-
-def _remedied(error: Exception) -> str:
-    """The error's message, with a remedy that a person at the command line can use."""
-    from tallystick.ledger.errors import Locked
-
-    if isinstance(error, Locked):
-        return f"{error.where}: {error.problem}; wait for it to finish and try again (`fuser` names it)"
-    return str(error)
 
 
 def _os_error(error: OSError) -> str:

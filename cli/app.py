@@ -24,13 +24,23 @@ if TYPE_CHECKING:
 
 DEFAULT_LEDGER: Final = "agents.tally"
 HEAD_LINE_BYTES_MAX: Final = 1024
+#: Where the group leaves the ledgers that were named before the command.
+_NAMED: Final = "tallystick.cli.named"
 
 #: Command -> the module that defines it, in the order of the help page, by group.
 COMMANDS: Final[dict[str, dict[str, str]]] = {
-    "Write": {"init": "write", "append": "write", "import": "write", "erase": "write"},
-    "Read": {"log": "read", "show": "read", "tail": "read", "export": "read"},
-    "Check": {"verify": "check", "head": "check", "doctor": "doctor"},
-    "Operate": {"stats": "operate", "backup": "operate", "bench": "bench"},
+    "Write": {"init": "write", "append": "write", "import": "importing", "erase": "write"},
+    "Read": {"log": "read", "show": "read", "tail": "read", "search": "views", "export": "read"},
+    "Sessions": {"sessions": "sessions", "session": "sessions", "retention": "sessions"},
+    "Decisions": {
+        "decide": "decide",
+        "decisions": "decisions",
+        "explain": "explain",
+        "label": "decisions",
+        "policy": "policy",
+    },
+    "Check": {"verify": "check", "replay": "replay", "head": "check", "doctor": "doctor"},
+    "Operate": {"stats": "operate", "views": "views", "backup": "operate", "bench": "bench"},
     "Learn": {"demo": "demo"},
 }
 
@@ -111,15 +121,15 @@ class _LazyGroup(click.Group):
 @click.option(
     "-f",
     "--file",
-    "path",
+    "paths",
     type=click.Path(),
-    envvar="TALLY_LEDGER",
+    multiple=True,
     metavar="FILE",
     help=f"The ledger (default {DEFAULT_LEDGER}); TALLY_LEDGER names it, too.",
 )
 @click.version_option(__version__, prog_name="tally", message="%(prog)s %(version)s")
 @click.pass_context
-def tally(ctx: click.Context, path: str | None) -> None:
+def tally(ctx: click.Context, paths: tuple[str, ...]) -> None:
     """A tamper-evident, replayable ledger for AI agents and automations.
 
     Exit status: 0 good, 1 a finding, 2 usage or bad input, 3 could not look.
@@ -127,7 +137,8 @@ def tally(ctx: click.Context, path: str | None) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
-    ctx.obj = DEFAULT_LEDGER if path is None else path
+    ctx.meta[_NAMED] = paths
+    ctx.obj = os.environ.get("TALLY_LEDGER") or DEFAULT_LEDGER
 
 
 def exit_status(good: str, finding: str = "", could_not: str = "could not look") -> str:
@@ -147,20 +158,53 @@ def long_ledger_option(command: F) -> F:
 
 
 def _ledger_option(*names: str) -> Callable[[F], F]:
-    def keep(ctx: click.Context, _: click.Parameter, value: str | None) -> Path:
-        named = ctx.obj if value is None else value
-        if named == "":
-            raise click.UsageError("the ledger's name (-f, TALLY_LEDGER) is empty", ctx)
-        return Path(named)
+    def keep(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> Path:
+        return named_ledger(ctx, *value)
 
     return click.option(
         *names,
         "path",
         type=click.Path(),
+        multiple=True,
         metavar="FILE",
         callback=keep,
         help=f"The ledger (default {DEFAULT_LEDGER}).",
     )
+
+
+def named_ledger(ctx: click.Context, *names: str) -> Path:
+    """The ledger that a command is about: of `names` and those before the command's name, else the default.
+
+    Raises UsageError for two ledgers, and for a name that no file has.
+    """
+    named = list(dict.fromkeys((*ctx.meta.get(_NAMED, ()), *names)))
+    ctx.meta[_NAMED] = named
+    if "" in named:
+        raise click.UsageError("the ledger's name (-f, TALLY_LEDGER) is empty", ctx)
+    if len(named) > 1:
+        raise click.UsageError(f"two ledgers are named, {named[0]} and {named[1]}; name one", ctx)
+    return _file_name(named[0] if named else ctx.obj, ctx)
+
+
+def _file_name(name: str, ctx: click.Context | None = None) -> Path:
+    path = Path(name)
+    if str(path) == ":memory:":  # which SQLite would keep in memory, and forget
+        raise click.UsageError(f"{name!r} is no file, and a ledger of the command is one; name a file", ctx)
+    return path
+
+
+def refuse_taken(target: Path) -> None:
+    """Refuse a new ledger's name that is in use, or that a head file speaks of. Raises UsageError."""
+    from tallystick.ledger.headfile import head_path
+
+    _file_name(str(target))
+    if os.path.lexists(target):
+        raise click.UsageError(f"{target} exists already; name a new file")
+    if os.path.lexists(kept := head_path(target)):
+        raise click.UsageError(
+            f"{kept} lies there, of a ledger that was moved or lost; name a new file, or keep that head file "
+            "under another name"
+        )
 
 
 def open_to_read(path: Path) -> Ledger:
@@ -178,7 +222,7 @@ def open_to_write(path: Path, *, create: bool = False) -> Ledger:
 
 
 class HeadType(click.ParamType):  # type: ignore[type-arg]
-    """A head line, `<seq>:<hash>`, or the path of a file that holds one."""
+    """A head line, `<seq>:<hash>`, or the path of a file with what `tally head` printed, as JSON too."""
 
     name = "HEAD"
 
@@ -191,7 +235,7 @@ class HeadType(click.ParamType):  # type: ignore[type-arg]
             if not is_file:
                 return Head.parse(value)
             with open(value, "rb") as file:
-                return Head.parse(file.read(HEAD_LINE_BYTES_MAX).decode("ascii"))
+                return Head.parse(_head_line(file.read(HEAD_LINE_BYTES_MAX).decode("ascii")))
         except OSError as error:
             self.fail(f"{value}: {error.strerror}", param, ctx)
         except (BadHead, UnicodeDecodeError):
@@ -208,6 +252,35 @@ class HeadType(click.ParamType):  # type: ignore[type-arg]
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         return click.Path().shell_complete(ctx, param, incomplete)
+
+
+def _head_line(text: str) -> str:
+    """The line in what `tally head --json` printed; any other text as it is."""
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(text) if text.lstrip().startswith("{") else None
+    except msgspec.DecodeError:
+        found = None
+    line = found.get("line") if isinstance(found, dict) else text
+    return line if isinstance(line, str) else text
+
+
+class KindType(click.ParamType):  # type: ignore[type-arg]
+    """A kind, or a pattern with `*`, `?` and `[…]`; refused if no kind can match it."""
+
+    name = "GLOB"
+    _PATTERN: Final = re.compile(r"(?:[a-z0-9_.*?]|\[\^?[a-z0-9_.-]+\])+")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if (
+            isinstance(value, str)
+            and self._PATTERN.fullmatch(value)
+            and any(character in value for character in ".*?[")  # a kind has a dot
+        ):
+            return value
+        problem = "kinds are lower-case words joined by dots"
+        self.fail(f"{value!r} matches no kind: {problem}; give order.placed or order.*", param, ctx)
 
 
 class SeqType(click.ParamType):  # type: ignore[type-arg]

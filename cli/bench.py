@@ -80,10 +80,10 @@ def bench_command(
     so its time stands beside that of one small write and fsync.
     """
     from tallystick.ledger.sqlite.connection import filesystem_type
-    from tallystick.ledger.sqlite.doctor import fsync_time_s
+    from tallystick.ledger.sqlite.doctor import BENCH_PREFIX, fsync_time_s
 
     place = directory or path.absolute().parent
-    with tempfile.TemporaryDirectory(dir=place, prefix=".tally-bench-") as folder:
+    with tempfile.TemporaryDirectory(dir=place, prefix=BENCH_PREFIX) as folder:
         measures = _measures(Path(folder), events, body_bytes)
         fsyncs_s = []
         with progress("measuring", rounds * len(measures)) as report_progress:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ import click
 
 from .app import HeadType, SpanType, exit_status, ledger_option, open_to_read, within
 from .output import coloured, json_option, print_json, printable, progress, say
+from .remarks import remark_on_end
 
 if TYPE_CHECKING:
     from tallystick.ledger.event import Head
@@ -64,7 +66,7 @@ def verify_command(
     if span is not None and stream is not None:
         raise click.UsageError("--range and --stream exclude each other")
     # Not through Ledger, which needs a readable event 1 to open: that may be what is broken.
-    with closing(SQLiteStore(path, create=False, read_only=True)) as store:
+    with _not_sent_in_a_circle(), closing(SQLiteStore(path, create=False, read_only=True)) as store:
         last = store.head().seq
         bounds = None if span is None else within(span, last)
         if jobs is None:
@@ -95,6 +97,19 @@ def verify_command(
         ctx.exit(3)
 
 
+@contextmanager
+def _not_sent_in_a_circle() -> Iterator[None]:
+    """What cannot even be verified is not to be verified as a remedy."""
+    from tallystick.ledger.errors import Corrupt, Unavailable
+
+    try:
+        yield
+    except Corrupt as error:
+        raise Unavailable(
+            error.where, error.problem, "restore a backup; `tally doctor` says more about the file"
+        ) from None
+
+
 def _coloured_report(report: Report) -> str:
     verdict = str(report.verdict)
     rest = printable(str(report).removeprefix(verdict))
@@ -116,15 +131,24 @@ def _report_object(report: Report) -> dict[str, Any]:
     }
 
 
-@click.command("head", epilog=exit_status("printed"))
+@click.command(
+    "head",
+    epilog=exit_status(
+        "printed",
+        "printed, but the head file contradicts the log: do not keep it",
+        "could not look, or printed though the head file cannot be read",
+    ),
+)
 @ledger_option
 @json_option
-def head_command(path: Path, as_json: bool) -> None:
+@click.pass_context
+def head_command(ctx: click.Context, path: Path, as_json: bool) -> None:
     """Print the head line: what the log must end with, to be kept elsewhere.
 
-    Pass it to `tally verify --expect` later.
+    Pass it to `tally verify --expect` later. Nothing is verified here.
     """
     with open_to_read(path) as ledger:
+        status = remark_on_end(path)
         head = ledger.head()
     if as_json:
         assert head.ledger_id is not None
@@ -133,3 +157,4 @@ def head_command(path: Path, as_json: bool) -> None:
         )
     else:
         print(head)
+    ctx.exit(status)

@@ -1,4 +1,4 @@
-"""The demonstration: a small support desk's day is recorded, verified, altered and found out."""
+"""The demonstration: a support desk's day is recorded, verified, altered, found out, and asked about."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+from msgspec import to_builtins
 
 from .app import DEFAULT_LEDGER, exit_status, ledger_option, microseconds, open_to_read, open_to_write
+from .decide import policy_beside
+from .decisions import amount_text
 from .output import printable, say
+from .write import write_starter_policy
 
 if TYPE_CHECKING:
     from tallystick.ledger.ledger import Ledger
+    from tallystick.recorders.gateway.record import DecisionRecord
 
 DAY: Final = "support_desk_day.jsonl"
+#: Requests of that day's agent, one for each verdict and one more.
+REQUESTS: Final = "support_desk_requests.jsonl"
 #: The refund that the demonstration alters in a copy.
 TARGET: Final = "RF-2206"
 
@@ -29,13 +36,15 @@ TARGET: Final = "RF-2206"
 @click.command("demo", epilog=exit_status("shown", could_not="could not write the ledger or look"))
 @ledger_option
 def demo_command(path: Path) -> None:
-    """Record a support desk's day, then show an altered copy being found out.
+    """Record a support desk's day, show an altered copy being found out, and decide a few requests.
 
     Appends a few hundred events to the ledger (created if missing); running it again adds
     nothing. A ledger with events of its own is left alone. The alteration is made in a temporary
-    copy.
+    copy. The requests are decided under the starter policy, which is written beside a new ledger as
+    policy.yml.
     """
     events = demo_events()
+    is_new = not path.exists()
     with open_to_write(path, create=True) as ledger:
         recorded = _is_recorded(ledger, path, str(events[0]["key"]))
         if not recorded:
@@ -48,6 +57,9 @@ def demo_command(path: Path) -> None:
             altered = _alter(copy)
             with open_to_read(copy) as ledger_copy:
                 found = ledger_copy.verify(head)
+        decided = _decided(ledger)
+    if is_new and not policy_beside(path).exists():
+        write_starter_policy(policy_beside(path))
     count = f"Found all {len(events)} events" if recorded else f"Recorded {len(events)} events"
     print(f"1. {count} of a support desk's day in {printable(str(path))}.")
     print(f"2. Verified it: {report}.")
@@ -56,13 +68,34 @@ def demo_command(path: Path) -> None:
         say(
             f"The refund {TARGET} was erased from this ledger; see the rest with: tally demo -f another.tally"
         )
-        return
-    seq, cents = altered
-    print("3. Changed one amount in a copy, with plain SQLite, past the guards in the file:")
-    print(f"   event {seq}, refund {TARGET}: {cents / 100:.2f} EUR became {cents / 10:.2f} EUR.")
-    print(f"4. Verified the copy: {found}.")
+    else:
+        seq, cents = altered
+        print("3. Changed one amount in a copy, with plain SQLite, past the guards in the file:")
+        print(f"   event {seq}, refund {TARGET}: {cents / 100:.2f} EUR became {cents / 10:.2f} EUR.")
+        print(f"4. Verified the copy: {found}.")
+    print("5. Asked the decision gateway whether the agent may, under the starter policy:")
+    for record in decided:
+        action = to_builtins(record.request.action)
+        amount = action.get("amount", {})
+        shown = amount_text(amount.get("value"), amount.get("currency"))
+        print(f"   {record.verdict:<8}  {printable(action['intent'])}{shown and f', {shown}'}")
     named = "" if str(path) == DEFAULT_LEDGER else f" -f {shlex.quote(str(path))}"
-    say(f"\nLook around: tally{named} log --kind 'refund.*'   tally{named} show {seq}   tally{named} verify")
+    look = ["log --kind 'refund.*'", *([f"show {altered[0]}"] if altered else []), "verify", "decisions"]
+    say("\nLook around: " + "   ".join(f"tally{named} {command}" for command in look))
+
+
+def _decided(ledger: Ledger) -> list[DecisionRecord]:
+    """The decisions on the requests: those in the ledger, or new ones if it holds none."""
+    from tallystick.events.gateway import RECORDED
+    from tallystick.recorders.gateway.gateway import Gateway
+    from tallystick.recorders.gateway.policy import STARTER_POLICY
+
+    gateway = Gateway(ledger, STARTER_POLICY)
+    requests = files(__package__).joinpath(REQUESTS).read_bytes().splitlines()
+    known = [row.stream for row in ledger.rows(kinds=[RECORDED], limit=len(requests)) if row.body is not None]
+    if known:
+        return [gateway.record(stream.removeprefix("decision:")) for stream in known]
+    return [gateway.decide(request) for request in requests]
 
 
 def demo_events() -> list[dict[str, Any]]:

@@ -16,10 +16,12 @@ import click
 import msgspec
 
 from tallystick.ledger import canonical
-from tallystick.ledger.errors import BadLine, KeyConflict, TallyError
+from tallystick.ledger.errors import BadLine, KeyConflict, TallyError, Unavailable
 
 from .app import microseconds
+from .outfile import SQLITE_MAGIC
 from .output import counted, print_json, progress, say
+from .remarks import remedied
 
 if TYPE_CHECKING:
     from tallystick.ledger.event import Receipt
@@ -51,21 +53,40 @@ def open_source(source: Path, stack: ExitStack) -> BinaryIO:
 
 
 def export_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """The lines of an export. Raises BadLine."""
+    """The lines of an export. Raises BadLine; Unavailable for what is none, or a line beyond bounds."""
     number = 1
     while True:
-        with _readable(name, number):
+        with readable(name, number):
             line = file.readline(EXPORT_LINE_BYTES_MAX)
+        if number == 1 and line and not isinstance(cast(object, file), gzip.GzipFile):
+            _check_start(line, name)
         if not line:
             return
         if len(line) == EXPORT_LINE_BYTES_MAX:
-            raise BadLine(name, number, f"longer than {EXPORT_LINE_BYTES_MAX >> 20} MiB")
+            problem = f"line {number} is longer than {EXPORT_LINE_BYTES_MAX >> 20} MiB"
+            raise Unavailable(name, problem, "see whether it is an export of `tally export`")
         yield line
         number += 1
 
 
+def _check_start(line: bytes, name: str) -> None:
+    """Refuse a file that nobody could take for an export, as no finding about one. Raises Unavailable."""
+    if line.startswith(SQLITE_MAGIC[:15]):
+        raise Unavailable(name, "is a ledger and no export", "copy it with `tally backup`")
+    if not line.startswith(b"{"):
+        raise Unavailable(name, "is no export", "name a file that `tally export` wrote")
+
+
+def why_not_json(error: Exception) -> str:
+    """What the JSON decoder said, without the names of its own for places."""
+    message, _, where = str(error).partition(" - at `$")
+    where = where.rstrip("`")
+    message = message.replace("Number out of range", "number out of range")
+    return f"{message} at {where}" if where and "..." not in where else message
+
+
 @contextmanager
-def _readable(name: str, number: int) -> Iterator[None]:
+def readable(name: str, number: int) -> Iterator[None]:
     """Reading up to line `number` may show that compressed data is damaged."""
     try:
         yield
@@ -129,7 +150,7 @@ def _arriving(file: BinaryIO, name: str) -> Iterator[list[tuple[int, bytes]]]:
     """Numbered lines in batches: those that are there already, so that a slow pipe need not fill one."""
     rest, number = b"", 1
     while True:
-        with _readable(name, number):
+        with readable(name, number):
             block = file.read1(READ_BYTES)  # type: ignore[attr-defined]
         *lines, rest = (rest + block).split(b"\n")
         if not block and rest:
@@ -169,9 +190,9 @@ def _append_batch(
             raise
         if not atomic and error.index:
             tally.count(ledger.append_many(events[: error.index], atomic=True))
-        problem = str(error).removeprefix(f"events[{error.index}].")
+        problem = remedied(error).removeprefix(f"events[{error.index}].")
         if isinstance(error, KeyConflict):
-            problem = f"key {error.key!r} was used by event {error.seq} with another {error.difference}"
+            problem = problem.partition("; nothing was appended")[0]  # others may have been, as is said above
         raise BadLine(name, numbers[error.index], problem) from error
     if bad is not None:
         raise bad
@@ -184,12 +205,17 @@ def _event(line: bytes, name: str, number: int) -> dict[str, Any] | None:
     try:
         fields = canonical.parse(line)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise BadLine(name, number, f"not JSON ({error})") from None
+        raise BadLine(name, number, f"not JSON ({why_not_json(error)})") from None
     if not isinstance(fields, dict):
         raise BadLine(name, number, f"expected an object with kind and body, got {type(fields).__name__}")
     if isinstance(fields.get("at"), str):
         try:
-            fields["at"] = microseconds(dt.datetime.fromisoformat(fields["at"]))
+            moment = dt.datetime.fromisoformat(fields["at"])
+            at = microseconds(moment)
         except (ValueError, OverflowError):
             raise BadLine(name, number, f"at: {fields['at']!r} is no ISO 8601 time") from None
+        if moment.tzinfo is None:  # whose local time it is, nobody could tell from the record
+            remedy = "add Z for UTC, or +01:00"
+            raise BadLine(name, number, f"at: {fields['at']!r} names no time zone; {remedy}")
+        fields["at"] = at
     return fields

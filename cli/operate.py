@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .app import exit_status, ledger_option, open_to_read
+from .app import exit_status, ledger_option, open_to_read, refuse_taken
 from .output import (
     bytes_text,
     counted,
@@ -19,6 +19,7 @@ from .output import (
     say,
     time_text,
 )
+from .remarks import remark_on_end
 
 
 @click.command("stats", epilog=exit_status("counted"))
@@ -27,6 +28,7 @@ from .output import (
 def stats_command(path: Path, as_json: bool) -> None:
     """Count events, streams and bytes."""
     with open_to_read(path) as ledger:
+        remark_on_end(path)
         stats = ledger.stats()
         head = ledger.head()
     if as_json:
@@ -53,7 +55,10 @@ def stats_command(path: Path, as_json: bool) -> None:
     )
 
 
-@click.command("backup", epilog=exit_status("copied", "copied, but the copy is BROKEN"))
+@click.command(
+    "backup",
+    epilog=exit_status("copied", "the ledger lost its end and was not copied, or the copy is BROKEN"),
+)
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--no-verify", is_flag=True, help="Do not verify the copy afterwards.")
 @ledger_option
@@ -63,14 +68,18 @@ def backup_command(ctx: click.Context, target: Path, no_verify: bool, path: Path
     """Copy the ledger to TARGET while writers go on, and verify the copy.
 
     The copy is consistent as of one moment and compact. An existing TARGET is never replaced. A
-    copy that is found BROKEN stays: most likely the ledger is, too, and either is evidence.
+    ledger that its head file contradicts is not copied: the copy, with a head file of its own,
+    would look whole. A copy that is found BROKEN otherwise stays: most likely the ledger is, too,
+    and either is evidence. A sound copy is UNANCHORED; `tally verify --expect` holds it against a
+    head kept elsewhere.
     """
+    refuse_taken(target)
     with open_to_read(path) as ledger:
         head = ledger.backup(target)
     report = None
     if not no_verify:
         with open_to_read(target) as copy, progress("verifying", head.seq) as report_progress:
-            report = copy.verify(head, progress=report_progress)
+            report = copy.verify(progress=report_progress)
     verdict = "not verified" if report is None else str(report.verdict)
     if as_json:
         print_json({"target": path_text(target), "head": str(head), "events": head.seq, "verdict": verdict})
@@ -80,4 +89,5 @@ def backup_command(ctx: click.Context, target: Path, no_verify: bool, path: Path
         say(f"tally: {target}: {report}; the copy was kept, look at the ledger with `tally verify`")
         ctx.exit(1)
     if not as_json:
-        say(f"{target}: {counted(head.seq, 'event')}, {verdict}")
+        said = f"{counted(head.seq, 'event')}, not verified" if report is None else str(report)
+        say(f"{target}: {said}")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 500
 #: No progress is shown for what takes less.
 PROGRESS_AFTER_S: Final = 0.5
+#: A terminal with fewer has no room for the year beside every event.
+NARROW_COLUMNS: Final = 76
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,6 +126,16 @@ def time_text(at: int) -> str:
     return _iso(at, " ") or f"{at} µs"
 
 
+def short_time_text(at: int) -> str:
+    """The time for a column on a terminal: to the second, and on a narrow one without the year.
+
+    Enough to find an event by; `tally show` has the rest.
+    """
+    text = time_text(at).partition(".")[0]
+    narrow = shutil.get_terminal_size().columns < NARROW_COLUMNS
+    return text.partition("-")[2] or text if narrow else text
+
+
 def _iso(at: int, separator: str) -> str | None:
     try:
         moment = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=at)
@@ -187,13 +199,21 @@ class Table:
     """Rows that are printed as they come, in constant memory.
 
     On a terminal one line a row: columns are aligned, the last is cut at the edge, and those before it
-    have at most a quarter of the width each. In a pipe the cells are separated by tabs, whole, with no
-    heading.
+    have at most a quarter of the width each, but for those named in `whole`. In a pipe the cells are
+    separated by tabs, whole, with no heading.
     """
 
-    def __init__(self, columns: Sequence[str], *, right: Sequence[str] = (), heading: bool = True) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        right: Sequence[str] = (),
+        whole: Sequence[str] = (),
+        heading: bool = True,
+    ) -> None:
         self._columns = columns
         self._right = [name in right for name in columns]
+        self._whole = [name in whole for name in columns]
         self._terminal = sys.stdout.isatty()
         self._width = shutil.get_terminal_size().columns
         self._widths = [0] * len(columns)
@@ -225,8 +245,8 @@ class Table:
         limit = max(10, self._width // 4)
         for line in lines:
             for column, cell in enumerate(line[:-1]):
-                if cell_len(cell) > self._widths[column]:
-                    self._widths[column] = min(limit, cell_len(cell))
+                if (width := cell_len(cell)) > self._widths[column]:
+                    self._widths[column] = width if self._whole[column] else min(limit, width)
         if self._heading_due:
             self._print_heading()
         for line in lines:

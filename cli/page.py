@@ -38,13 +38,15 @@ eval "$(_TALLY_COMPLETE=bash_source tally)"
 def commands_page() -> str:
     """The whole page."""
     parts = [_HEADING]
-    top = click.Context(tally, info_name="tally")
+    top = click.Context(tally, info_name="tally", **tally.context_settings)
     for title, group in COMMANDS.items():
         parts.append(f"## {title}\n")
         for name in group:
             command = tally.get_command(top, name)
             assert command is not None, f"{name} is in COMMANDS"
             parts.append(_section(command, click.Context(command, info_name=name, parent=top)))
+            for inner, each in getattr(command, "subcommands", {}).items():
+                parts.append(_section(each, click.Context(each, info_name=f"{name} {inner}", parent=top)))
     return "\n".join(parts)
 
 
@@ -58,7 +60,7 @@ def _section(command: click.Command, ctx: click.Context) -> str:
     status = command.epilog or exit_status("good", "a finding")
     return "\n".join(
         [
-            f"### tally {command.name}\n",
+            f"### {ctx.command_path}\n",
             f"```\n{ctx.command_path} {usage}\n```\n",
             _description(command),
             "| option | what it does |\n|---|---|",

@@ -6,15 +6,13 @@ the rest is shown, and the exit status is 1.
 
 from __future__ import annotations
 
-import gzip
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -23,6 +21,7 @@ from tallystick.ledger.errors import MalformedEvent, Unavailable
 
 from . import INTERRUPTED
 from .app import (
+    KindType,
     SeqType,
     SpanType,
     TimeType,
@@ -30,9 +29,11 @@ from .app import (
     exit_status,
     ledger_option,
     long_ledger_option,
+    named_ledger,
     open_to_read,
     within,
 )
+from .outfile import check_output, force_option, replacing
 from .output import (
     Table,
     body_text,
@@ -48,8 +49,10 @@ from .output import (
     progress,
     reader_left,
     say,
+    short_time_text,
     time_text,
 )
+from .remarks import remark_on_end
 
 if TYPE_CHECKING:
     from tallystick.ledger.event import Event
@@ -58,16 +61,18 @@ if TYPE_CHECKING:
 LOG_LIMIT: Final = 30
 EVENT_COLUMNS: Final = ("seq", "time (UTC)", "kind", "stream", "body")
 EXPORT_PROGRESS_EVERY: Final = 1000
-SQLITE_MAGIC: Final = b"SQLite format 3\0"
-#: Speed for size: level 9 takes three times as long for a tenth less.
-GZIP_LEVEL: Final = 6
 
 _LISTED: Final = exit_status("listed", "an event was altered and cannot be decoded")
 
 
 @click.command("log", epilog=_LISTED)
 @click.option(
-    "--kind", "kinds", multiple=True, metavar="GLOB", help="Only these kinds, e.g. 'message.*'; repeatable."
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=KindType(),
+    metavar="GLOB",
+    help="Only these kinds, e.g. 'message.*'; repeatable.",
 )
 @click.option("--stream", help="Only this stream.")
 @click.option("--since", type=TimeType(), help="Not before this time or age: 2026-03-12T14:30, 2h, 3d.")
@@ -113,7 +118,8 @@ def log_command(
         limit = LOG_LIMIT if as_table and sys.stdout.isatty() else 0
     first, last = span or (1, None)
     with open_to_read(path) as ledger:
-        found = _Decoded(
+        remark_on_end(path)
+        found = Decoded(
             ledger.read(
                 first - 1,
                 before=None if last is None else last + 1,
@@ -130,7 +136,7 @@ def log_command(
         ctx.exit(1)
 
 
-class _Decoded:
+class Decoded:
     """Events as they are read; one that cannot be decoded is named on stderr and left out."""
 
     def __init__(self, events: Iterator[Event]) -> None:
@@ -176,26 +182,38 @@ def _print_events(events: Iterator[Event], as_json: bool, as_lines: bool) -> Non
         for event in events:
             print_json_line(event_object(event))
     else:
-        Table(EVENT_COLUMNS, right=["seq"]).print(map(_columns, events))
+        Table(EVENT_COLUMNS, right=["seq"], whole=["time (UTC)"]).print(map(_columns, events))
 
 
 def _columns(event: Event) -> tuple[Any, ...]:
-    time = time_text(event.at)
-    if sys.stdout.isatty():
-        time = time.partition(".")[0]  # the seconds are enough to find an event; `show` has the rest
+    time = short_time_text(event.at) if sys.stdout.isatty() else time_text(event.at)
     return event.seq, time, event.kind, event.stream, body_text(event)
 
 
 @click.command("show", epilog=exit_status("shown", "the event was altered and cannot be decoded"))
-@click.argument("seq", type=SeqType())
+@click.argument("shown", metavar="SEQ|ID")
+@click.option("--request", "request_alone", is_flag=True, help="Of a decision: print its request alone.")
 @ledger_option
 @json_option
 @click.pass_context
-def show_command(ctx: click.Context, seq: int, path: Path, as_json: bool) -> None:
-    """Show event SEQ whole.
+def show_command(ctx: click.Context, shown: str, request_alone: bool, path: Path, as_json: bool) -> None:
+    """Show an event or a decision whole.
 
-    Of an event that was altered and cannot be decoded, the columns are shown as they are stored.
+    SEQ|ID is an event's number, or the id of a decision, or what it begins with (dec_01K…). Of an event that
+    was altered and cannot be decoded, the columns are shown as they are stored. The request of a decision can
+    be decided anew: `tally show ID --request | tally decide --in -`.
     """
+    from .decisions import is_decision, show_decision
+
+    if is_decision(shown):
+        with open_to_read(path) as ledger:
+            whole = show_decision(ledger, shown, as_json, request_alone)
+        if not whole:
+            ctx.exit(1)
+        return
+    seq = SeqType().convert(shown, None, ctx)
+    if request_alone:
+        raise click.UsageError("--request goes with the id of a decision")
     with open_to_read(path) as ledger:
         try:
             event = ledger.get(seq)
@@ -246,7 +264,14 @@ def _plain(value: Any) -> str:
     show_default=True,
     help="Begin with the last N events.",
 )
-@click.option("--kind", "kinds", multiple=True, metavar="GLOB", help="Only these kinds; repeatable.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=KindType(),
+    metavar="GLOB",
+    help="Only these kinds; repeatable.",
+)
 @click.option("--stream", help="Only this stream.")
 @long_ledger_option
 @nl_option
@@ -267,15 +292,17 @@ def tail_command(
     FILE`.
     """
     wanted = list(kinds) or None
-    path = ledger_file or path
-    table = Table(EVENT_COLUMNS, right=["seq"], heading=False)
+    if ledger_file is not None:
+        path = named_ledger(ctx, str(ledger_file))
+    table = Table(EVENT_COLUMNS, right=["seq"], whole=["time (UTC)"], heading=False)
     with open_to_read(path) as ledger:
+        remark_on_end(path)
         end = ledger.head().seq
-        following = _Decoded(_Follow(ledger, path, end, stream, wanted))
+        following = Decoded(_Follow(ledger, path, end, stream, wanted))
         # Twice, so that any number of events takes constant memory: back to the first, then forth.
         backwards = ledger.read(before=end + 1, stream=stream, kinds=wanted, limit=limit, reverse=True)
         first = min(_seqs(backwards), default=end + 1)
-        last = _Decoded(ledger.read(first - 1, before=end + 1, stream=stream, kinds=wanted))
+        last = Decoded(ledger.read(first - 1, before=end + 1, stream=stream, kinds=wanted))
         _print_tail(last, table, as_lines)
         if follow:
             try:
@@ -356,25 +383,79 @@ def _print_tail(events: Iterable[Event], table: Table, as_lines: bool) -> None:
     help="Write to FILE, whole or not at all; gzipped if it ends in .gz.",
 )
 @click.option("--range", "span", type=SpanType(), help="Only these seqs, both ends included.")
+@click.option(
+    "--pack",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.zip",
+    help="With ID: write the decision as a pack that can be checked elsewhere.",
+)
+@click.argument("decision", metavar="[ID]", required=False)
+@force_option
 @ledger_option
-def export_command(output: Path | None, span: tuple[int, int | None] | None, path: Path) -> None:
-    """Write the log as JSON lines with every column, hashes in hex.
+def export_command(
+    output: Path | None,
+    span: tuple[int, int | None] | None,
+    pack: Path | None,
+    decision: str | None,
+    force: bool,
+    path: Path,
+) -> None:
+    """Write the log as JSON lines with every column, hashes in hex; or one decision.
 
     The whole log can be imported again, hash for hash, with `tally import`; docs/format.md
     defines the line, and docs/verify_ledger.py verifies it without Tallystick.
+
+    With the ID of a decision, or what it begins with, one JSON document holds its record, the request, the
+    exact policy, and the events that prove it. --pack writes the same as a zip file with a README on how to
+    check it; the same log makes the same bytes.
     """
+    if decision is not None:
+        _export_decision(decision, output, span, pack, force, path)
+        return
+    if pack is not None:
+        raise click.UsageError("--pack goes with the id of a decision; `tally decisions` lists them")
+    if output is not None and str(output) != "-":
+        check_output(output, force=force)
     with open_to_read(path) as ledger:
+        remark_on_end(path)
         first, last = within(span, ledger.head().seq)
         if output is None or str(output) == "-":
             _export(ledger, first, last, sys.stdout.buffer)
             return
-        _refuse_database(output)
-        try:
-            with _replacing(output) as file:
-                _export(ledger, first, last, file)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(output)) from None
+        with replacing(output) as file:
+            _export(ledger, first, last, file)
     say(f"{output}: {counted(last - first + 1, 'event')}")
+
+
+def _export_decision(
+    decision: str,
+    output: Path | None,
+    span: tuple[int, int | None] | None,
+    pack: Path | None,
+    force: bool,
+    path: Path,
+) -> None:
+    """Write one decision, as a pack or as one JSON document."""
+    from tallystick.recorders.gateway.packing import collect
+
+    from .decisions import decision_id
+
+    if span is not None:
+        raise click.UsageError("--range goes with the log, not with a decision")
+    if pack is not None and output is not None:
+        raise click.UsageError("--pack names the file; leave out --output")
+    target = pack or (None if str(output) == "-" else output)
+    if target is not None:
+        check_output(target, force=force)
+    with open_to_read(path) as ledger:
+        collected = collect(ledger, decision_id(ledger, decision))
+    if target is None:
+        print_json(collected.document())
+        return
+    data = collected.to_bytes() if pack else msgspec.json.format(msgspec.json.encode(collected.document()))
+    with replacing(target) as file:
+        file.write(data)
+    say(f"{target}: decision {collected.record.decision_id}, {counted(len(collected.rows), 'event')}")
 
 
 def _export(ledger: Ledger, first: int, last: int, file: IO[bytes]) -> None:
@@ -383,32 +464,3 @@ def _export(ledger: Ledger, first: int, last: int, file: IO[bytes]) -> None:
             file.write(line + b"\n")
             if report_progress is not None and count % EXPORT_PROGRESS_EVERY == 0:
                 report_progress(count)
-
-
-def _refuse_database(output: Path) -> None:
-    """An export must not replace a ledger, least of all its own."""
-    if output.is_file():
-        with output.open("rb") as file:
-            if file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC:
-                raise click.UsageError(f"{output} is a database, and stays; name another file for the export")
-
-
-@contextmanager
-def _replacing(output: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `output` once it is complete; pipes and devices at once."""
-    if output.exists() and not output.is_file():
-        with output.open("wb") as file:
-            yield file
-        return
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            if output.suffix == ".gz":
-                # No name and no time inside: the same log makes the same bytes.
-                with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as zipped:
-                    yield cast(IO[bytes], zipped)
-            else:
-                yield file
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)

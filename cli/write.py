@@ -1,7 +1,8 @@
-"""Commands that write: init, append, import, erase."""
+"""Commands that write: init, append, erase."""
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,12 +14,12 @@ import msgspec
 from tallystick.ledger import canonical
 from tallystick.ledger.errors import InvalidEvent, MalformedEvent
 
-from .app import HeadType, SeqType, exit_status, ledger_option, open_to_write
-from .lines import SOURCE, append_lines, export_lines, open_source, source_name
-from .output import body_text, counted, json_option, path_text, print_json, printable, progress, say
+from .app import SeqType, exit_status, ledger_option, open_to_write
+from .decide import policy_beside
+from .lines import SOURCE, append_lines, open_source, source_name, why_not_json
+from .output import body_text, json_option, path_text, print_json, printable, say
 
 if TYPE_CHECKING:
-    from tallystick.ledger.event import Head
     from tallystick.ledger.ledger import Ledger
 
 
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 @ledger_option
 @json_option
 def init_command(path: Path, as_json: bool) -> None:
-    """Create an empty ledger."""
+    """Create an empty ledger, and beside it a policy to start from.
+
+    The policy, policy.yml, is what `tally decide` decides under unless it is told otherwise. One that is
+    there already is left as it is.
+    """
     if path.exists() and path.stat().st_size:
         with open_to_write(path) as ledger:  # says so if it is something else
             head = ledger.head()
@@ -35,10 +40,39 @@ def init_command(path: Path, as_json: bool) -> None:
         with open_to_write(path, create=True) as ledger:
             head = ledger.head()
         say(f"created {path}")
+    policy = policy_beside(path)
+    written = write_starter_policy(policy)
     if as_json:
-        print_json({"path": path_text(path), "head": str(head)})
+        print_json(
+            {
+                "path": path_text(path),
+                "head": str(head),
+                "policy": path_text(policy),
+                "policy_written": written,
+            }
+        )
     else:
         print(head)
+
+
+def write_starter_policy(policy: Path) -> bool:
+    """Write the starter policy to a file, whole or not at all, unless there is one; says which."""
+    from tallystick.recorders.gateway.policy import STARTER_POLICY
+
+    temporary = policy.with_name(f"{policy.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(STARTER_POLICY.read_bytes())
+        try:
+            os.link(temporary, policy)  # never over another, as a rename would
+        except OSError:  # FileExistsError, or no links on this file system
+            if policy.exists():
+                say(f"{policy} is there already; it was left as it is")
+                return False
+            temporary.rename(policy)
+    finally:
+        temporary.unlink(missing_ok=True)
+    say(f"wrote {policy}, a policy to start from")
+    return True
 
 
 @click.command(
@@ -90,9 +124,13 @@ def append_command(
     tally append --nl events.jsonl
 
     KIND is dotted lower-case words; BODY is JSON (default {}), - reads it from stdin. A line for
-    --nl is an object with kind, body, and if wanted stream, key, meta and at (ISO 8601 or
-    microseconds since 1970). Lines are appended as they arrive, many at once. When one is bad, the
+    --nl is an object with kind, body, and if wanted stream, key, meta and at (ISO 8601 with its time
+    zone, or microseconds since 1970). Lines are appended as they arrive, many at once. When one is bad, the
     lines before it stay appended and its number is said; with --atomic nothing is appended.
+
+    The first words ledger, kernel, pipeline, session, action, policy, decision, memory, flow, infer,
+    compute, refine, consensus, budget, review, plan and projection are for Tallystick's own recorders,
+    as is the kind message.recorded.
     """
     single = {"BODY": body, "--stream": stream, "--key": key, "--meta": meta, "--expect": expect}
     context = {"actor": actor, "correlation": correlation}
@@ -105,7 +143,7 @@ def append_command(
             raise click.UsageError(f"--nl takes events from lines; leave out {given[0]}")
         with ExitStack() as stack:
             file = open_source(source, stack)
-            ledger = _open_to_append(path, stack, context)
+            ledger = open_to_append(path, stack, context)
             append_lines(ledger, file, source_name(source), atomic, as_json)
         return
     if kind is None:
@@ -122,7 +160,7 @@ def append_command(
     if not path.exists():
         _check(event)
     with ExitStack() as stack:
-        ledger = _open_to_append(path, stack, context)
+        ledger = open_to_append(path, stack, context)
         before = ledger.head().seq if key else 0
         receipt = ledger.append(**event, expect=expect)
     if key and receipt.seq <= before:
@@ -133,7 +171,7 @@ def append_command(
         print(f"{receipt.seq}:{receipt.hash.hex()}")
 
 
-def _open_to_append(path: Path, stack: ExitStack, context: dict[str, str | None]) -> Ledger:
+def open_to_append(path: Path, stack: ExitStack, context: dict[str, str | None]) -> Ledger:
     """The ledger, made if missing, which is said: its name may be a slip."""
     is_new = not path.exists()
     ledger = stack.enter_context(open_to_write(path, create=True))
@@ -157,54 +195,10 @@ def _json(text: str, what: str) -> Any:
         return canonical.parse(data)
     except (msgspec.MsgspecError, ValueError) as error:
         remedy = "send one JSON value" if text == "-" else "quote it for the shell, e.g. '{\"order\": 81}'"
-        raise InvalidEvent(what, f"not JSON ({error})", remedy) from None
+        raise InvalidEvent(what, f"not JSON ({why_not_json(error)})", remedy) from None
 
 
-# -- import and erase ------------------------------------------------------------------------
-
-
-@click.command(
-    "import",
-    epilog=exit_status("imported", "an event does not fit, nothing was imported", "could not read or write"),
-)
-@click.argument("source", type=SOURCE)
-@click.argument("target", type=click.Path(path_type=Path), required=False)
-@click.option("--expect", type=HeadType(), help="The head that the imported log must end with.")
-@ledger_option
-@json_option
-@click.pass_context
-def import_command(
-    ctx: click.Context, source: Path, target: Path | None, expect: Head | None, path: Path, as_json: bool
-) -> None:
-    """Make a new ledger TARGET from the export SOURCE (JSON lines, also gzipped; - is stdin).
-
-    Every event comes over hash for hash and is verified while it goes; on the first event that
-    does not fit nothing is left behind and the exit status is 1. TARGET defaults to -f FILE.
-    """
-    from tallystick.ledger.portable import import_lines
-
-    target = target or path
-    name = source_name(source)
-    with ExitStack() as stack:
-        lines = export_lines(open_source(source, stack), name)
-        report_progress = stack.enter_context(progress("importing", None))
-        report = import_lines(lines, target, source=name, expect=expect, progress=report_progress)
-    if as_json:
-        print_json(
-            {
-                "target": path_text(target),
-                "verdict": report.verdict,
-                "events": report.events,
-                "head": None if report.head is None else str(report.head),
-                "report": str(report),
-            }
-        )
-    if report.finding is not None:
-        say(f"tally: {name}: {report}; nothing was imported")
-        ctx.exit(1)
-    if not as_json:
-        say(f"{target}: imported {counted(report.events, 'event')}")
-        print(report.head)
+# -- erase ----------------------------------------------------------------------------------
 
 
 @click.command("erase", epilog=exit_status("erased, or erased before"))

@@ -21,7 +21,8 @@ def test_unanchored_is_good_unless_an_anchor_is_asked_for(tally: Callable[..., A
 def test_verified_by_a_head_kept_elsewhere(tally: Callable[..., Any], orders: Path) -> None:
     head = tally("head").out
     Path("head.txt").write_text(head)
-    for kept in ("head.txt", head.strip(), head.strip().split(":", 2)[2]):
+    Path("head.json").write_text(tally("head", "--json").out)
+    for kept in ("head.txt", "head.json", head.strip(), head.strip().split(":", 2)[2]):
         result = tally("verify", "--expect", kept, "--anchored")
         assert (result.status, result.err) == (0, "")
         assert result.out.startswith("VERIFIED 6 events")
@@ -30,6 +31,14 @@ def test_verified_by_a_head_kept_elsewhere(tally: Callable[..., Any], orders: Pa
     assert later.status == 0
     assert "the anchor vouches for events 1 to 6 only" in later.out
     assert tally("verify", "--expect", "head.txt", "--anchored").status == 3
+
+
+def test_a_json_document_that_is_no_head(tally: Callable[..., Any], orders: Path) -> None:
+    for text in ('{"line": 3}', "{}", '{"line": "6:ab"}', '{"line"', "[1]"):
+        Path("head.json").write_text(text)
+        result = tally("verify", "--expect", "head.json")
+        assert result.status == 2
+        assert "the file head.json holds no head line" in result.err
 
 
 def test_broken_names_the_event(tally: Callable[..., Any], orders: Path, alter: Callable[..., None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -227,12 +228,17 @@ def test_analyze_leaves_the_guards_as_they_are(path: Path, run: Doctor) -> None:
     assert run()["guards"]["status"] == "ok"
 
 
-def test_another_journal_mode_fails_until_the_next_append(path: Path, run: Doctor) -> None:
-    altered(path, "PRAGMA journal_mode=DELETE")
-    assert run()["settings"]["status"] == "fail"
+def test_a_backup_is_well(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = path.with_name("copy.tally")
     with Ledger.open(path) as ledger:
-        ledger.append("order.shipped")
-    assert run()["settings"]["status"] == "ok"
+        ledger.backup(copy)
+    for expected in ("journal_mode delete, as a backup has it", "journal_mode wal"):
+        assert main(["doctor", "-f", str(copy), "--json"]) == 0
+        checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+        assert checks["settings"]["status"] == "ok"
+        assert expected in checks["settings"]["finding"]
+        with Ledger.open(copy) as ledger:
+            ledger.append("order.shipped")
 
 
 def test_another_page_size_is_a_warning(path: Path, run: Doctor) -> None:
@@ -418,6 +424,9 @@ def test_without_proc_the_lock_is_tried_all_the_same(run: Doctor, monkeypatch: p
 # -- the place -----------------------------------------------------------------------------
 
 
+EXPORTED = b'{"seq":1,"at":2,"kind":"ledger.created","stream":"ledger","key":null,"meta":null,"salt":"00"'
+
+
 def test_leftovers_are_named_and_work_under_way_is_not(path: Path, run: Doctor) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
@@ -425,8 +434,24 @@ def test_leftovers_are_named_and_work_under_way_is_not(path: Path, run: Doctor) 
     (folder / f"agents.tally.head.{gone.pid}.tmp").write_text("x")
     (folder / f"copy.tally.{gone.pid}.tmp").write_bytes(path.read_bytes())
     (folder / f"notes.{gone.pid}.tmp").write_text("somebody else's")
+    exports = {
+        f"day.jsonl.{gone.pid}.tmp": EXPORTED,
+        f"day.jsonl.gz.{gone.pid}.tmp": gzip.compress(EXPORTED)[:60],
+    }
+    for name, data in exports.items():
+        (folder / name).write_bytes(data)
+    (folder / f"theirs.jsonl.{gone.pid}.tmp").write_text('{"name": 1}')
+    (folder / f"theirs.jsonl.gz.{gone.pid}.tmp").write_bytes(gzip.compress(b"theirs"))
+    bench = folder / ".tally-bench-x1y2z3"
+    bench.mkdir()
+    (bench / "single.tally").write_bytes(bytes(5000))
+    assert bench.name not in run()["leftovers"]["finding"], "it may be at work"
+    os.utime(bench, (0, 0))
     check = run()["leftovers"]
     assert check["status"] == "warn"
+    for name in (*exports, bench.name):
+        assert name in check["finding"]
+    assert "theirs" not in check["finding"]
     assert f"copy.tally.{gone.pid}.tmp" in check["finding"]
     assert f"agents.tally.head.{gone.pid}.tmp" in check["finding"]
     assert "notes" not in check["finding"]
@@ -568,3 +593,21 @@ def test_damage_of_any_kind_is_survived(path: Path, seed: int) -> None:
         with suppress(TallyError):
             assert doctor.examine(damaged)
         assert damaged.read_bytes() == data
+
+
+# -- the policy beside the ledger ---------------------------------------------------------------
+
+
+def test_the_policy_is_looked_at(tally: Callable[..., Any]) -> None:
+    """D11."""
+    tally("init")
+    checks = {check["name"]: check for check in tally("doctor", "--json").json["checks"]}
+    assert checks["policy"]["status"] == "ok"
+    assert checks["policy"]["finding"].startswith("policy.yml: support-starter 1, ")
+    Path("policy.yml").write_text("rules: 1")
+    broken = tally("doctor", "--json")
+    check = next(check for check in broken.json["checks"] if check["name"] == "policy")
+    assert (broken.status, check["status"]) == (1, "fail")
+    assert check["remedy"] == "run `tally policy validate policy.yml`"
+    Path("policy.yml").unlink()
+    assert "policy" not in {check["name"] for check in tally("doctor", "--json").json["checks"]}

@@ -4,14 +4,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
-from tallystick.cli import main, status_of
+from tallystick import OutcomeUnknown
+from tallystick.cli import status_of
 from tallystick.cli.app import COMMANDS
 from tallystick.ledger import errors
+from tallystick.ledger.sqlite.connection import committing
 
 NAMES = [name for group in COMMANDS.values() for name in group]
 PRINTING = ["log", "tail", "export", "verify", "log --json", "--help"]
@@ -32,7 +36,7 @@ USAGE = {
     "log --since 2h --until 3h": "--since is not before --until",
     "log --json --nl": "exclude each other",
     "log extra": "unexpected extra argument (extra); see `tally log --help`",
-    "show": "missing argument 'SEQ'; see `tally show --help`",
+    "show": "missing argument 'SEQ|ID'; see `tally show --help`",
     "show 0": "'0' is no seq; give an event's number, from 1",
     "show abc": "'abc' is no seq",
     "show 99": "tally: no event 99: the ledger holds 1 to 6",
@@ -66,6 +70,26 @@ USAGE = {
     "erase 1 --reason x --yes": "event 1 cannot be erased",
     "erase 99 --reason x --yes": "no event 99",
     "backup": "missing argument 'TARGET'",
+    "backup agents.tally": "tally: agents.tally exists already; name a new file; see `tally backup --help`",
+    "backup gone.tally": "gone.tally.head lies there, of a ledger that was moved or lost; name a new file,",
+    "import text agents.tally": "agents.tally exists already; name a new file",
+    "import text gone.tally": "gone.tally.head lies there",
+    "log -f agents.tally -f other.tally": "two ledgers are named, agents.tally and other.tally; name one",
+    "-f a.tally -f b.tally log": "two ledgers are named, a.tally and b.tally",
+    "-f other.tally log -f agents.tally": "two ledgers are named, other.tally and agents.tally",
+    "tail --file agents.tally other.tally": "two ledgers are named, agents.tally and other.tally",
+    "-f agents.tally tail other.tally": "two ledgers are named, agents.tally and other.tally",
+    "log -f :memory:": "':memory:' is no file, and a ledger of the command is one; name a file",
+    "init -f :memory:": "':memory:' is no file",
+    "tail :memory:": "':memory:' is no file",
+    "backup :memory:": "':memory:' is no file",
+    "log --kind Foo": "'Foo' matches no kind: kinds are lower-case words joined by dots; give order.placed",
+    "log --kind order": "'order' matches no kind",
+    "log --kind [": "'[' matches no kind",
+    "log --kind order.[a": "'order.[a' matches no kind",
+    "tail --kind *.Placed": "'*.Placed' matches no kind",
+    "append a.b [1e999]": "tally: body: not JSON (number out of range at [0])",
+    'append a.b {"a":1e999}': "tally: body: not JSON (number out of range); quote it",
     "demo": "holds events of its own, which the demonstration leaves alone",
 }
 
@@ -76,10 +100,10 @@ COULD_NOT_LOOK = {
     "log -f text": "tally: text: not a SQLite database; name a ledger file",
     "tail text": "not a SQLite database",
     "append a.b -f nosuch/x.tally": "check that its directory exists",
-    "backup agents.tally": "exists already; name a new file",
     "backup nosuch/x": "its directory does not exist",
     "export -o nosuch/x": "tally: nosuch/x: No such file or directory",
-    "import text agents.tally": "exists already; name a new file",
+    "import text new.tally": "tally: text: is no export",
+    "import agents.tally new.tally": "is a ledger and no export; copy it with `tally backup`",
     "import text nosuch/x.tally": "its directory does not exist",
 }
 
@@ -93,6 +117,7 @@ def test_an_error_is_one_line_with_the_remedy(
     tally: Callable[..., Any], tmp_path: Path, arguments: str, message: str, status: int
 ) -> None:
     (tmp_path / "text").write_text("some text that is no ledger\n")
+    (tmp_path / "gone.tally.head").write_text("of a ledger that was moved away\n")
     before = names_in(tmp_path)
     result = tally(*arguments.split())
     assert result.status == status, result
@@ -119,7 +144,7 @@ def test_the_ledger_has_a_name(tally: Callable[..., Any], monkeypatch: pytest.Mo
         assert tally(*arguments).status == 0
         assert Path(arguments[arguments.index("-f") + 1]).is_file()
     monkeypatch.setenv("TALLY_LEDGER", "c.tally")
-    assert tally("init").err == "created c.tally\n"
+    assert tally("init").err.startswith("created c.tally\n")
     assert tally("tail", "--file", "a.tally", "--nl").lines[0]["kind"] == "ledger.created"
 
 
@@ -148,8 +173,65 @@ def test_what_goes_wrong_inside_is_one_line_too(
         "tally: internal error, please report it (RuntimeError: first second); TALLY_DEBUG=1 shows more\n"
     )
     monkeypatch.setenv("TALLY_DEBUG", "1")
-    with pytest.raises(RuntimeError):
-        main(["head"])
+    debugged = tally("head")
+    assert debugged.status == result.status
+    assert debugged.err.startswith("Traceback (most recent call last):")
+    assert debugged.err.endswith(result.err)
+
+
+@pytest.mark.usefixtures("orders")
+def test_debugging_changes_no_status(tally: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (["log", "-f", "nosuch"], ["show", "99"], ["append", "a.b", "1", "--expect", "99"]):
+        monkeypatch.delenv("TALLY_DEBUG", raising=False)
+        expected = tally(*arguments)
+        assert expected.status > 0
+        monkeypatch.setenv("TALLY_DEBUG", "1")
+        assert tally(*arguments).status == expected.status
+
+
+def test_an_environment_variable_names_the_ledger_unless_the_command_line_does(
+    tally: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALLY_LEDGER", "a:b.tally")
+    assert tally("init").err.startswith("created a:b.tally\n")
+    assert tally("init", "-f", "c.tally").status == 0
+    assert tally("-f", "d.tally", "init").status == 0
+    assert tally("tail", "c.tally").status == 0
+    assert tally("-f", "c.tally", "log", "-f", "c.tally").status == 0
+    monkeypatch.setenv("TALLY_LEDGER", "")
+    assert tally("init").err.startswith("created agents.tally\n")
+
+
+def test_the_remedy_is_one_that_the_command_has(
+    tally: Callable[..., Any], orders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = '{"kind":"a.b","body":"%s"}' % ("x" * (1 << 20))
+    Path("large").write_text(large.partition('"body":')[2].removesuffix("}"))
+    for result in (
+        tally("append", "--nl", "-", stdin=large.encode()),
+        tally("append", "a.b", "-", stdin=Path("large").read_bytes()),
+    ):
+        assert result.status == 2
+        assert "1,048,578 bytes of JSON, more than the 1,048,576 allowed" in result.err
+        assert result.err.endswith("append a digest of the content instead, or append it from Python\n")
+
+    def damaged(*_: object, **__: object) -> None:
+        raise errors.Corrupt("agents.tally", "malformed")
+
+    monkeypatch.setattr("tallystick.ledger.sqlite.SQLiteStore", damaged)
+    verified = tally("verify")
+    assert verified.status == 3
+    assert "the database structure is damaged (malformed); restore a backup" in verified.err
+    assert "tally verify" not in verified.err
+
+
+def test_a_full_disk_is_remedied_by_space(orders: Path) -> None:
+    with (
+        closing(apsw.Connection(str(orders))) as con,
+        pytest.raises(OutcomeUnknown, match="; free some space"),
+        committing(con),
+    ):
+        raise apsw.FullError("database or disk is full")
 
 
 def test_an_interrupt_is_one_line(tally: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

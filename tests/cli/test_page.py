@@ -13,7 +13,7 @@ NAMES = [name for group in COMMANDS.values() for name in group]
 
 
 def command(name: str) -> click.Command:
-    found = tally.get_command(click.Context(tally), name)
+    found = tally.get_command(click.Context(tally, **tally.context_settings), name)
     assert found is not None
     return found
 

@@ -47,8 +47,10 @@ def test_log_in_a_pipe_is_separated_by_tabs_and_whole(tally: Callable[..., Any],
         ("-n 0", [6, 5, 4, 3, 2, 1]),
         ("--kind order.placed", [6, 4, 2]),
         ("--kind order.* --kind ledger.*", [6, 5, 4, 3, 2, 1]),
-        ("--kind nosuch", []),
-        ("--kind [", []),
+        ("--kind no.such", []),
+        ("--kind *", [6, 5, 4, 3, 2, 1]),
+        ("--kind order.[p-s]*", [6, 5, 4, 3, 2]),
+        ("--kind ?rder.[^p]*", [5, 3]),
         ("--stream order:0", [5, 3]),
         ("--stream order:0 --kind order.placed", []),
         ("--stream nosuch", []),
@@ -72,8 +74,10 @@ def test_log_shows_what_was_asked_for(tally: Callable[..., Any], arguments: str,
 
 
 @pytest.mark.usefixtures("orders")
-def test_a_kind_that_is_empty_matches_nothing(tally: Callable[..., Any]) -> None:
-    assert seqs(tally("log", "--kind", "")) == []
+def test_a_kind_that_is_empty_is_refused(tally: Callable[..., Any]) -> None:
+    result = tally("log", "--kind", "")
+    assert result.status == 2
+    assert "'' matches no kind" in result.err
 
 
 def test_log_as_json(tally: Callable[..., Any], orders: Path) -> None:
@@ -81,7 +85,7 @@ def test_log_as_json(tally: Callable[..., Any], orders: Path) -> None:
     assert [event["seq"] for event in events] == [6, 5, 4, 3, 2, 1]
     assert tally("log", "--json").json == events
     assert tally("log", "--json", "-n", "2").json == events[:2]
-    assert tally("log", "--json", "--kind", "nosuch").out == "[]\n"
+    assert tally("log", "--json", "--kind", "no.such").out == "[]\n"
     assert tally("show", "3", "--json").json == events[3]
     assert list(tally("tail", "--nl").lines) == events[::-1]
     with Ledger.open(orders, read_only=True) as ledger:
@@ -130,6 +134,10 @@ def test_log_on_a_terminal(terminal: Callable[..., tuple[int, str]], orders: Pat
         assert len(widths) == 47
         assert max(widths) <= columns
     assert re.search(r"\n  2  2026-01-01 00:01:00  order.placed    order:1 +\{", shown)
+    for columns, time in ((60, "01-01 00:01:00"), (40, "01-01 00:01:00")):
+        _, shown = terminal("log", "--range", "2", NO_COLOR="1", columns=columns)
+        assert re.search(rf"\n +2  {time}  order\.", shown), "a time is never cut"
+        assert max(map(len, shown.splitlines())) <= columns
     _, shown = terminal("log", "-n", "1")
     assert shown.startswith("\x1b[1mseq  time (UTC)")
     assert "\x1b" not in terminal("log", "-n", "1", TERM="dumb")[1]
@@ -317,7 +325,7 @@ def test_tail_follows(
 def test_tail_follows_on_after_an_altered_event(orders: Path, alter: Callable[..., None]) -> None:
     alter(orders, 3, body=b"no JSON")
     with Ledger.open(orders, read_only=True) as ledger:
-        following = read._Decoded(read._Follow(ledger, orders, 0, None, None))
+        following = read.Decoded(read._Follow(ledger, orders, 0, None, None))
         assert [next(following).seq for _ in range(5)] == [1, 2, 4, 5, 6]
     assert following.altered == 1
 
@@ -357,8 +365,14 @@ def test_export_to_stdout_and_to_a_file(tally: Callable[..., Any], orders: Path)
     assert (result.out, result.err) == ("", "out.jsonl: 6 events\n")
     assert Path("out.jsonl").read_bytes() == expected
     part = b"".join(expected.splitlines(keepends=True)[1:3])
-    assert tally("export", "--range", "2:3", "-o", "out.jsonl").err == "out.jsonl: 2 events\n"
-    assert Path("out.jsonl").read_bytes() == part, "an export may be replaced"
+    again = tally("export", "--range", "2:3", "-o", "out.jsonl")
+    assert again.status == 2
+    assert again.err.startswith(
+        "tally: out.jsonl exists already; name another file, or replace it with --force"
+    )
+    assert Path("out.jsonl").read_bytes() == expected
+    assert tally("export", "--range", "2:3", "-o", "out.jsonl", "--force").err == "out.jsonl: 2 events\n"
+    assert Path("out.jsonl").read_bytes() == part
 
 
 @pytest.mark.usefixtures("orders")
@@ -373,10 +387,37 @@ def test_a_zipped_export_is_the_same_each_time(tally: Callable[..., Any]) -> Non
 
 def test_an_export_replaces_no_ledger(tally: Callable[..., Any], orders: Path) -> None:
     before = orders.read_bytes()
-    result = tally("export", "-o", str(orders))
-    assert result.status == 2
-    assert "is a database, and stays" in result.err
-    assert orders.read_bytes() == before
+    for options in ([], ["--force"]):
+        result = tally("export", "-o", str(orders), *options)
+        assert result.status == 2
+        assert "is a database, and stays" in result.err
+        assert orders.read_bytes() == before
+
+
+@pytest.mark.usefixtures("orders")
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there"])
+@pytest.mark.parametrize("name", ["agents.tally", "other.tally", "link.tally"])
+def test_an_export_replaces_nothing_that_belongs_to_a_ledger(
+    tally: Callable[..., Any], tmp_path: Path, name: str, there: bool
+) -> None:
+    """A head file that is an export makes every append fail; a -wal that is one loses events."""
+    tally("init", "-f", "other.tally")
+    Path("link.tally").symlink_to("agents.tally")
+    real = "agents.tally" if name == "link.tally" else name
+    for suffix in (".head", "-wal", "-shm", ".views"):
+        Path(f"{real}{suffix}").unlink(missing_ok=True)
+        if there:
+            Path(f"{real}{suffix}").write_text("theirs")
+        Path(f"link{suffix}").unlink(missing_ok=True)
+        Path(f"link{suffix}").symlink_to(f"{real}{suffix}")
+        for output in (f"{real}{suffix}", f"./{real}{suffix}", f"link{suffix}"):
+            result = tally("export", "-f", "other.tally", "-o", output, "--force")
+            assert result.status == 2, output
+            assert f"belongs to the ledger {real}; name another file" in result.err
+        assert Path(f"{real}{suffix}").exists() == there
+        if there:
+            assert Path(f"{real}{suffix}").read_text() == "theirs"
+            Path(f"{real}{suffix}").unlink()
 
 
 @pytest.mark.usefixtures("orders")

@@ -1,9 +1,11 @@
 """init, append, import and erase."""
 
 import gzip
+import importlib.util
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,28 @@ import pytest
 
 from tallystick import Ledger
 from tallystick.cli import lines
+from tallystick.ledger.kinds import RESERVED_AREAS
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "verify_ledger.py"
+
+
+@pytest.fixture
+def second_verifier(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], tuple[int, str]]:
+    """What docs/verify_ledger.py says of a file, and with which status."""
+    spec = importlib.util.spec_from_file_location("second_verifier", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+    def look(name: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), name])
+        capsys.readouterr()
+        return module.main(), capsys.readouterr().out
+
+    return look
 
 
 def bodies(path: str | Path = "agents.tally") -> list[Any]:
@@ -34,11 +58,31 @@ def numbered(*numbers: int) -> bytes:
 def test_init_makes_a_ledger_once(tally: Callable[..., Any]) -> None:
     first = tally("init")
     assert first.status == 0
-    assert first.err == "created agents.tally\n"
+    assert first.err == "created agents.tally\nwrote policy.yml, a policy to start from\n"
     assert first.out.startswith("tally1:")
     again = tally("init", "--json")
-    assert again.err == "agents.tally is a ledger already; nothing was changed\n"
-    assert again.json == {"path": "agents.tally", "head": first.out.strip()}
+    assert again.err == (
+        "agents.tally is a ledger already; nothing was changed\n"
+        "policy.yml is there already; it was left as it is\n"
+    )
+    assert again.json == {
+        "path": "agents.tally",
+        "head": first.out.strip(),
+        "policy": "policy.yml",
+        "policy_written": False,
+    }
+
+
+def test_init_writes_a_policy_to_start_from_and_never_over_another(tally: Callable[..., Any]) -> None:
+    """D11."""
+    tally("init")
+    assert tally("policy", "validate", "policy.yml").status == 0
+    Path("policy.yml").write_text("mine")
+    assert tally("init", "-f", "other.tally").status == 0
+    assert Path("policy.yml").read_text() == "mine"
+    Path("policy.yml").unlink()
+    assert tally("init", "--json").json["policy_written"] is True
+    assert not list(Path().glob("*.tmp"))
 
 
 def test_init_takes_an_empty_file_and_no_other(tally: Callable[..., Any]) -> None:
@@ -128,6 +172,13 @@ def test_a_bad_event_makes_no_ledger(tally: Callable[..., Any], tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_help_names_the_words_that_are_reserved(tally: Callable[..., Any]) -> None:
+    text = " ".join(tally("append", "--help").out.split())
+    named = re.search(r"The first words (.+?) are for Tallystick's own recorders", text)
+    assert named
+    assert set(re.findall("[a-z]+", named[1])) - {"and"} == RESERVED_AREAS
+
+
 # -- append many ---------------------------------------------------------------------------
 
 
@@ -179,6 +230,12 @@ BAD = {
     "a bad body": (b'{"kind":"a.b","body":{"a":[1,12345678901234567890]}}', "body.a[1]: the integer"),
     "a large body": (b'{"kind":"a.b","body":"%b"}' % (b"x" * (1 << 20)), "body: 1,048,578 bytes of JSON"),
     "a bad time": (b'{"kind":"a.b","at":"2026-13-01"}', "at: '2026-13-01' is no ISO 8601 time"),
+    "a time without a zone": (
+        b'{"kind":"a.b","at":"2026-03-12T08:00:00"}',
+        "at: '2026-03-12T08:00:00' names no time zone; add Z for UTC, or +01:00",
+    ),
+    "a date": (b'{"kind":"a.b","at":"2026-03-12"}', "at: '2026-03-12' names no time zone"),
+    "a number out of range": (b'{"kind":"a.b","body":[1e999]}', "not JSON (number out of range)"),
     "a time out of range": (b'{"kind":"a.b","at":9223372036854775808}', "at: "),
     "a bad key": (b'{"kind":"a.b","key":"\\u001b"}', "key: '\\x1b' has a control character"),
     "bad meta": (b'{"kind":"a.b","meta":{"actor":1}}', "meta.actor: expected a string"),
@@ -373,14 +430,14 @@ def test_export_and_import_are_inverses(tally: Callable[..., Any], exported: byt
 
 
 @pytest.mark.parametrize(
-    "source", ["zipped", "stdin", "stdin, zipped", "CRLF", "blank lines", "other program"]
+    "source", ["zipped", "stdin", "stdin, zipped", "CRLF", "no newline at its end", "other program"]
 )
 def test_an_import_from_anywhere(tally: Callable[..., Any], exported: bytes, source: str) -> None:
     text = exported
     if source == "CRLF":
         text = exported.replace(b"\n", b"\r\n")
-    elif source == "blank lines":
-        text = b"\n" + exported.replace(b"\n", b"\n\n").rstrip(b"\n")
+    elif source == "no newline at its end":
+        text = exported.removesuffix(b"\n")
     elif source == "other program":
         events = [dict(reversed(json.loads(line).items())) for line in exported.splitlines()]
         text = "\n".join(
@@ -403,28 +460,30 @@ def changed(line: bytes, **fields: Any) -> bytes:
     return json.dumps(json.loads(line) | fields).encode()
 
 
+NO_EVENT = "BROKEN at event 4: malformed: line 4: no exported event ("
+EMPTY = "BROKEN at event 4: malformed: line 4: is empty"
 #: How line 4 of an export may be damaged, the status of the import, and what it says.
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
-    "cut": (lambda line: line[:-10], 2, "line 4: no exported event ("),
-    "no JSON": (lambda line: b"nonsense", 2, "line 4: no exported event ("),
-    "no UTF-8": (lambda line: line.replace(b"order", b"\xff", 1), 2, "line 4: no exported event ("),
-    "an array": (lambda line: b"[]", 2, "line 4: no exported event ("),
-    "a name missing": (lambda line: line.replace(b'"meta"', b'"mate"'), 2, "line 4: no exported event ("),
+    "cut": (lambda line: line[:-10], 1, NO_EVENT),
+    "no JSON": (lambda line: b"nonsense", 1, NO_EVENT),
+    "no UTF-8": (lambda line: line.replace(b"order", b"\xff", 1), 1, NO_EVENT),
+    "an array": (lambda line: b"[]", 1, NO_EVENT),
+    "a name missing": (lambda line: line.replace(b'"meta"', b'"mate"'), 1, NO_EVENT),
     "a name twice": (
         lambda line: line[:-1] + b',"seq":4}',
-        2,
-        "line 4: no exported event (a name stands in it",
+        1,
+        f"{NO_EVENT}a name stands in it",
     ),
-    "a name too many": (lambda line: changed(line, more=1), 2, "line 4: no exported event ("),
-    "a string for seq": (lambda line: changed(line, seq="4"), 2, "line 4: no exported event ("),
+    "a name too many": (lambda line: changed(line, more=1), 1, NO_EVENT),
+    "a string for seq": (lambda line: changed(line, seq="4"), 1, NO_EVENT),
     "upper-case hex": (
         lambda line: changed(line, hash=json.loads(line)["hash"].upper()),
-        2,
-        "line 4: no exported event (hash is not lower-case hex)",
+        1,
+        f"{NO_EVENT}hash is not lower-case hex)",
     ),
-    "odd hex": (lambda line: changed(line, salt="abc"), 2, "line 4: no exported event ("),
+    "odd hex": (lambda line: changed(line, salt="abc"), 1, NO_EVENT),
     "a short hash": (lambda line: changed(line, hash="ab"), 1, "BROKEN at event 4: malformed"),
-    "half a surrogate": (lambda line: line.replace(b"Number", b"\\ud800"), 2, "line 4: no exported event ("),
+    "half a surrogate": (lambda line: line.replace(b"Number", b"\\ud800"), 1, NO_EVENT),
     "body edited": (lambda line: line.replace(b"Number 3", b"Number 9"), 1, "BROKEN at event 4: edited"),
     "salt edited": (lambda line: changed(line, salt="00" * 16), 1, "BROKEN at event 4: edited"),
     "kind edited": (lambda line: changed(line, kind="a.c"), 1, "BROKEN at event 4: edited"),
@@ -432,8 +491,8 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
     "key edited": (lambda line: changed(line, key=None), 1, "BROKEN at event 4: edited"),
     "meta edited": (lambda line: changed(line, meta=None), 1, "BROKEN at event 4: edited"),
     "at edited": (lambda line: changed(line, at=1), 1, "BROKEN at event 4: edited"),
-    "at too large": (lambda line: changed(line, at=1 << 70), 2, "line 4: no exported event ("),
-    "seq too large": (lambda line: changed(line, seq=1 << 63), 2, "line 4: no exported event ("),
+    "at too large": (lambda line: changed(line, at=1 << 70), 1, NO_EVENT),
+    "seq too large": (lambda line: changed(line, seq=1 << 63), 1, NO_EVENT),
     "seq negative": (lambda line: changed(line, seq=-4), 1, "BROKEN at event 4: malformed"),
     "a bad kind": (lambda line: changed(line, kind="X"), 1, "BROKEN at event 4: malformed"),
     "link edited": (lambda line: changed(line, prev_hash="00" * 32), 1, "BROKEN at event 4: link broken"),
@@ -442,16 +501,22 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
         1,
         "BROKEN at event 4: erased without record",
     ),
-    "left out": (lambda line: b"", 1, "BROKEN at event 4: gap"),
+    "an empty line": (lambda line: b"", 1, EMPTY),
+    "an empty line too many": (lambda line: b" \r\n" + line, 1, EMPTY),
     "there twice": (lambda line: line + b"\n" + line, 1, "BROKEN at event 5: malformed"),
-    "a nul after it": (lambda line: line + b"\0", 2, "line 4: no exported event ("),
+    "a nul after it": (lambda line: line + b"\0", 1, NO_EVENT),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
 def test_a_damaged_export_leaves_nothing(
-    tally: Callable[..., Any], tmp_path: Path, orders: Path, damage: str, as_json: list[str]
+    tally: Callable[..., Any],
+    second_verifier: Callable[[str], tuple[int, str]],
+    tmp_path: Path,
+    orders: Path,
+    damage: str,
+    as_json: list[str],
 ) -> None:
     with Ledger.open(orders) as ledger:
         export = list(ledger.export())
@@ -465,11 +530,13 @@ def test_a_damaged_export_leaves_nothing(
     assert result.err.count("\n") == 1
     assert message in result.err
     assert set(tmp_path.iterdir()) == before
-    if status == 1:
-        assert result.err.endswith("; nothing was imported\n")
-        assert (result.json["verdict"] if as_json else "BROKEN") == "BROKEN"
-    else:
-        assert result.out == ""
+    assert result.err.endswith("; nothing was imported\n")
+    assert (result.json["verdict"] if as_json else "BROKEN") == "BROKEN"
+    found = re.search(r"BROKEN at event (\d+): ([a-z ]+): ", result.err)
+    assert found
+    said_status, said = second_verifier("log.jsonl")
+    assert said_status == status
+    assert said.startswith(f"BROKEN seq {found[1]}: {found[2]}: "), "both say the same"
 
 
 def test_an_import_must_begin_at_the_beginning(tally: Callable[..., Any], exported: bytes) -> None:
@@ -485,15 +552,20 @@ def test_an_import_must_begin_at_the_beginning(tally: Callable[..., Any], export
 
 
 def test_an_import_of_a_damaged_gzip_leaves_nothing(
-    tally: Callable[..., Any], exported: bytes, tmp_path: Path
+    tally: Callable[..., Any],
+    second_verifier: Callable[[str], tuple[int, str]],
+    exported: bytes,
+    tmp_path: Path,
 ) -> None:
     whole = gzip.compress(exported)
     before = set(tmp_path.iterdir()) | {tmp_path / "log.gz"}
     for damaged in (whole[:-100], whole[:-8] + bytes(8), whole[:200] + b"\xff" * 20 + whole[220:]):
         Path("log.gz").write_bytes(damaged)
         result = tally("import", "log.gz", "copy.tally")
-        assert result.status in (1, 2)
-        assert result.err.startswith("tally: log.gz")
+        assert result.status == 1
+        assert result.err.startswith("tally: log.gz: BROKEN at event ")
+        assert result.err.endswith("; nothing was imported\n")
+        assert second_verifier("log.gz")[0] == 1
         assert set(tmp_path.iterdir()) == before
 
 
@@ -517,15 +589,25 @@ def test_import_expects_a_head(tally: Callable[..., Any], orders: Path) -> None:
 
 def test_an_import_never_replaces(tally: Callable[..., Any], exported: bytes) -> None:
     Path("mine").write_text("mine")
-    assert tally("import", "-", "mine", stdin=exported).status == 3
-    assert tally("import", "-", stdin=exported).status == 3  # agents.tally
+    assert tally("import", "-", "mine", stdin=exported).status == 2
+    assert tally("import", "-", stdin=exported).status == 2  # agents.tally
     assert Path("mine").read_text() == "mine"
     os.symlink("nowhere", "dangling")
     result = tally("import", "-", "dangling", stdin=exported)
-    assert result.status == 3
-    assert result.err == "tally: dangling: exists already; name a new file\n"
+    assert result.status == 2
+    assert result.err == "tally: dangling exists already; name a new file; see `tally import --help`\n"
     Path("x.tally.head").write_text("of a ledger that was moved away")
-    assert tally("import", "-", "x.tally", stdin=exported).status == 3
+    assert tally("import", "-", "x.tally", stdin=exported).status == 2
+
+
+def test_a_line_longer_than_any_is_no_finding(
+    tally: Callable[..., Any], exported: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "EXPORT_LINE_BYTES_MAX", 200)
+    result = tally("import", "-", "copy.tally", stdin=exported)
+    assert result.status == 3
+    assert "line 1 is longer than" in result.err
+    assert not Path("copy.tally").exists()
 
 
 def test_an_interrupted_import_leaves_nothing(

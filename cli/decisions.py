@@ -1,0 +1,360 @@
+"""Commands on what was decided, `tally decisions` and `tally label`; how a decision is found by its id."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from .app import TimeType, exit_status, ledger_option, open_to_read, open_to_write
+from .output import (
+    Table,
+    json_option,
+    nl_option,
+    print_json,
+    print_json_array,
+    print_json_line,
+    print_pairs,
+    say,
+    time_text,
+)
+from .read import LOG_LIMIT
+
+if TYPE_CHECKING:
+    from tallystick.ledger.ledger import Ledger
+    from tallystick.recorders.gateway.gateway import Gateway
+    from tallystick.recorders.gateway.record import DecisionRecord
+
+VERDICTS: Final = ("TRUST", "ESCALATE", "QUERY", "ABSTAIN")
+LABELS: Final = ("failure", "success", "near_miss")
+ID_PREFIX: Final = "dec_"
+#: Characters of an id that are shown at least; more where it takes more to tell it from all others.
+ID_CHARACTERS_MIN: Final = 12
+#: Characters of an intent for which columns are left out on a narrow terminal; these, the first one first.
+_INTENT_MIN: Final = 10
+_SPARED: Final = ("tenant", "amount", "time (UTC)")
+_LISTS: Final = ("tags", "reason_codes", "matched_rules")
+_HIDDEN: Final = frozenset({"id_before", "id_after", "words"})
+
+#: The ids before and after show how much of an id is needed.
+_LISTED: Final = """
+    SELECT *,
+        (SELECT max(decision_id) FROM decisions AS o WHERE o.decision_id < d.decision_id) AS id_before,
+        (SELECT min(decision_id) FROM decisions AS o WHERE o.decision_id > d.decision_id) AS id_after
+    FROM decisions AS d WHERE {where} ORDER BY seq DESC LIMIT ?
+"""
+
+
+# -- one decision ------------------------------------------------------------------------------
+
+
+def is_decision(text: str) -> bool:
+    """Whether an argument names a decision, not an event."""
+    return text.lower().startswith((ID_PREFIX, f"decision:{ID_PREFIX}"))
+
+
+def decision_id(ledger: Ledger, text: str) -> str:
+    """The whole id of the decision whose id is the text or begins with it.
+
+    Raises NoSuchId, AmbiguousPrefix.
+    """
+    from tallystick.projections.errors import NoSuchId
+    from tallystick.projections.views import views_of
+
+    rest = re.sub(rf"^(decision:)?({ID_PREFIX})?", "", text, flags=re.IGNORECASE)
+    if not rest:  # begins every id, and is the slip of a script
+        raise NoSuchId("decisions", text)
+    found: str = views_of(ledger).find_by_prefix("decisions", "decision_id", ID_PREFIX + rest.upper())[
+        "decision_id"
+    ]
+    return found
+
+
+def gateway_of(ledger: Ledger) -> Gateway:
+    """A gateway to read what was decided and to say something of it, for which no policy is asked."""
+    from tallystick.recorders.gateway.gateway import Gateway
+    from tallystick.recorders.gateway.policy import STARTER_POLICY
+
+    return Gateway(ledger, STARTER_POLICY)
+
+
+def is_altered(ledger: Ledger, record: DecisionRecord) -> bool:
+    """Whether the event of a decision, or its policy's, does not match its own hashes; says so."""
+    from tallystick.recorders.gateway.pack import check_row
+    from tallystick.recorders.gateway.packing import registration_of
+
+    assert record.receipt is not None, "it was read from the ledger"
+    seq = record.receipt.seq
+    rows = [next(ledger.rows(seq - 1, before=seq + 1)), registration_of(ledger, record.policy.policy_hash)]
+    found = [contradiction.problem for row in rows if row is not None for contradiction in check_row(row)]
+    for problem in found:
+        say(f"tally: {problem}; what is said here is not what was decided: run `tally verify`")
+    return bool(found)
+
+
+def show_decision(ledger: Ledger, text: str, as_json: bool, request_alone: bool) -> bool:
+    """Print the record of a decision, or its request alone; whether it is as it was recorded."""
+    record = gateway_of(ledger).record(decision_id(ledger, text))
+    altered = is_altered(ledger, record)
+    if request_alone:
+        print_json(record.request)
+    elif as_json:
+        print_json(record)
+    else:
+        _print_record(record)
+    return not altered
+
+
+def _print_record(record: DecisionRecord) -> None:
+    """Where it stands, and the record."""
+    receipt = record.receipt
+    assert receipt is not None, "it was read from the ledger"
+    print_pairs(
+        [
+            ("decision", record.decision_id),
+            ("verdict", record.verdict + ("" if record.enforced else " (advisory: not enforced)")),
+            ("time", time_text(receipt.at)),
+            ("event", str(receipt.seq)),
+            ("hash", receipt.hash.hex()),
+        ]
+    )
+    sys.stdout.write("\n")
+    print_json(record)
+
+
+# -- the listing -------------------------------------------------------------------------------
+
+
+@click.command("decisions", epilog=exit_status("listed", "the views could not be built from the events"))
+@click.option(
+    "--verdict",
+    "verdicts",
+    type=click.Choice(VERDICTS, case_sensitive=False),
+    multiple=True,
+    help="Only with this verdict; repeatable.",
+)
+@click.option("--tenant", help="Only of this tenant.")
+@click.option("--action", metavar="GLOB", help="Only about this action type, e.g. 'support.*'.")
+@click.option(
+    "--label",
+    type=click.Choice([*LABELS, "none"]),
+    help="Only with this label (the last one given), or none.",
+)
+@click.option("--since", type=TimeType(), help="Not before this time or age: 2026-03-12T14:30, 2h, 3d.")
+@click.option("--until", type=TimeType(), help="Before this time or age.")
+@click.option(
+    "--text", help="Only with this text in ids, intent, evidence, reasons, rules, or what was said since."
+)
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(0),
+    help=f"At most so many; 0: all (default {LOG_LIMIT} on a terminal, else all).",
+)
+@ledger_option
+@json_option
+@nl_option
+def decisions_command(
+    verdicts: tuple[str, ...],
+    tenant: str | None,
+    action: str | None,
+    label: str | None,
+    since: int | None,
+    until: int | None,
+    text: str | None,
+    limit: int | None,
+    path: Path,
+    as_json: bool,
+    as_lines: bool,
+) -> None:
+    """List decisions, newest first; `tally explain ID` tells why.
+
+    Times are UTC; those given are local unless they name a zone. Text is found in any case (of A to Z), and
+    in the first 4,000 characters of what a decision was about.
+    """
+    if as_json and as_lines:
+        raise click.UsageError("--json and --nl exclude each other")
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError("--since is not before --until")
+    as_table = not (as_json or as_lines)
+    if limit is None:
+        limit = LOG_LIMIT if as_table and sys.stdout.isatty() else 0
+    where, values = _conditions(verdicts, tenant, action, label, since, until, text)
+    with open_to_read(path) as ledger:
+        from tallystick.projections.views import views_of
+
+        found = views_of(ledger).rows(_LISTED.format(where=where), (*values, limit + 1 if limit else -1))
+    listed = found[:limit] if limit else found
+    if as_json:
+        print_json_array(map(_object, listed))
+    elif as_lines:
+        for row in listed:
+            print_json_line(_object(row))
+    else:
+        _print_table(listed)
+        if len(found) > len(listed):
+            say(f"… and more; -n 0 lists all, -n N the first N (now {limit})")
+
+
+def _conditions(
+    verdicts: tuple[str, ...],
+    tenant: str | None,
+    action: str | None,
+    label: str | None,
+    since: int | None,
+    until: int | None,
+    text: str | None,
+) -> tuple[str, list[Any]]:
+    """The condition of a query over `decisions`, and its values."""
+    where: list[str] = ["1"]
+    values: list[Any] = []
+    if verdicts:
+        where.append(f"verdict IN ({', '.join('?' * len(verdicts))})")
+        values += verdicts
+    for column, test, value in (
+        ("tenant_id", "= ?", tenant),
+        ("action_type", "GLOB ?", action),
+        ("at", ">= ?", since),
+        ("at", "< ?", until),
+    ):
+        if value is not None:
+            where.append(f"{column} {test}")
+            values.append(value)
+    if label is not None:
+        where.append("label IS ?")
+        values.append(None if label == "none" else label)
+    if text is not None:
+        like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        where.append(
+            r"(intent LIKE ? ESCAPE '\' OR words LIKE ? ESCAPE '\'"
+            r" OR decision_id IN (SELECT decision_id FROM decision_events WHERE text LIKE ? ESCAPE '\'))"
+        )
+        values += [like] * 3
+    return " AND ".join(where), values
+
+
+def _object(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `decisions` as `--json` prints it; `at` stays, `time` is it in ISO 8601."""
+    shown = {name: value for name, value in row.items() if name not in _HIDDEN}
+    shown["time"] = time_text(shown["at"]).replace(" ", "T")
+    for name in _LISTS:
+        shown[name] = msgspec.json.decode(shown[name] or "[]")
+    return shown
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """On a terminal without the columns that are empty all the way down; in a pipe with all of them."""
+    on_terminal = sys.stdout.isatty()
+    columns = ["id", "time (UTC)", "verdict", "tenant", "action", "amount", "label", "reasons", "intent"]
+    lines = [_columns(row, on_terminal) for row in rows]
+    always = {"id", "time (UTC)", "verdict", "action", "intent"}
+    kept = [
+        number
+        for number, name in enumerate(columns)
+        if not on_terminal or name in always or (name != "reasons" and any(line[number] for line in lines))
+    ]
+    if on_terminal:
+        kept = _fitting(columns, lines, kept)
+    table = Table([columns[number] for number in kept], right=["amount"])
+    table.print([line[number] for number in kept] for line in lines)
+
+
+def _fitting(columns: list[str], lines: list[list[str]], kept: list[int]) -> list[int]:
+    """The columns that leave room for the intent on this terminal; a tenant of all says nothing."""
+    width = shutil.get_terminal_size().columns
+    same_tenant = len({line[columns.index("tenant")] for line in lines}) <= 1
+    for name in _SPARED:
+        taken = sum(
+            2 + min(width // 4, max(len(text) for text in (columns[n], *(line[n] for line in lines))))
+            for n in kept[:-1]
+        )
+        if taken + _INTENT_MIN > width or (name == "tenant" and same_tenant):
+            kept = [number for number in kept if columns[number] != name]
+    return kept
+
+
+def _columns(row: Mapping[str, Any], on_terminal: bool) -> list[str]:
+    shown_id, time = row["decision_id"], time_text(row["at"])
+    if on_terminal:
+        shown_id = shown_id[: max(ID_CHARACTERS_MIN, _needed(row))]
+        time = time[5:16]
+    return [
+        shown_id,
+        time,
+        row["verdict"] + ("" if row["mode"] == "enforce" else "*"),
+        row["tenant_id"] or "",
+        row["action_type"],
+        amount_text(row["amount_value"], row["amount_currency"]),
+        row["label"] or "",
+        " ".join(msgspec.json.decode(row["reason_codes"] or "[]")),
+        row["intent"],
+    ]
+
+
+def _needed(row: Mapping[str, Any]) -> int:
+    """How many characters of an id tell it from every other."""
+    longest, own = 0, row["decision_id"]
+    for other in (row["id_before"] or "", row["id_after"] or ""):
+        shared = next((n for n, pair in enumerate(zip(own, other, strict=False)) if pair[0] != pair[1]), 0)
+        longest = max(longest, shared)
+    return longest + 1
+
+
+def amount_text(value: float | None, currency: str | None) -> str:
+    """An amount for reading: 19.90 EUR; empty for none."""
+    if value is None:
+        return ""
+    number = f"{value:,.2f}" if abs(value) < 1e12 and round(value, 2) == value else str(value)
+    return f"{number.removesuffix('.00')} {currency or ''}".rstrip()
+
+
+# -- label -------------------------------------------------------------------------------------
+
+
+@click.command("label", epilog=exit_status("labelled", could_not="could not write"))
+@click.argument("decision", metavar="ID")
+@click.option("--label", type=click.Choice(LABELS), required=True, help="How it turned out.")
+@click.option("--summary", default="", help="What happened, in words; later decisions quote it.")
+@ledger_option
+@json_option
+def label_command(decision: str, label: str, summary: str, path: Path, as_json: bool) -> None:
+    """Say how the decision ID turned out; later requests like it are judged by that.
+
+    The decision itself is never changed. To take back what was learned, erase the memory.added event that
+    follows the label: `tally erase SEQ`.
+    """
+    with open_to_write(path) as ledger:
+        gateway = gateway_of(ledger)
+        whole_id = decision_id(ledger, decision)
+        entry = gateway.label(whole_id, label, summary)
+        assert entry is not None, "no batch is open"
+        seq = int(entry.event_id.removeprefix("evt_"))
+        record = gateway.record(whole_id)
+        said = ledger.get(seq)
+    if as_json:
+        print_json(
+            {
+                "decision_id": whole_id,
+                "label": label,
+                "summary": summary,
+                "seq": seq,
+                "hash": said.hash.hex(),
+                "at": said.at,
+                "memory_seq": seq + 1,
+            }
+        )
+        return
+    say(f"labelled {whole_id} {label}; {_effect(record, seq)}")
+    print(f"{seq}:{said.hash.hex()}")
+
+
+def _effect(record: DecisionRecord, seq: int) -> str:
+    tenant = record.request.tenant_id
+    whom = "" if tenant is None else f" for {tenant}"
+    return f"{record.request.action.type}{whom} is judged by it from now on (event {seq + 1} remembers it)"

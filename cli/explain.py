@@ -1,0 +1,322 @@
+"""`tally explain`: why a decision came out as it did, as a colleague would tell it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+import msgspec
+
+from .app import exit_status, ledger_option, open_to_read
+from .decide import MEANINGS, verdict_text
+from .decisions import amount_text, decision_id, gateway_of, is_altered
+from .output import coloured, json_option, json_text, print_json, printable, time_text
+
+if TYPE_CHECKING:
+    from tallystick.ledger.ledger import Ledger
+    from tallystick.recorders.gateway.explanation import Explanation, Look, RuleExplained
+    from tallystick.recorders.gateway.policy import Policy
+    from tallystick.recorders.gateway.record import DecisionRecord
+
+#: Lines of prose are no longer, however wide the terminal.
+WIDTH_MAX: Final = 100
+#: Characters of a value that are shown.
+_VALUE_MAX: Final = 120
+#: Digits of a policy's hash that tell it from others.
+_HASH_DIGITS: Final = 12
+_OPS: Final = {
+    "is": "",
+    "ne": "not ",
+    "in": "one of ",
+    "not_in": "none of ",
+    "gt": "over ",
+    "gte": "at least ",
+    "lt": "under ",
+    "lte": "at most ",
+}
+_MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
+
+
+class Item(NamedTuple):
+    """A line of an answer, and what belongs to it."""
+
+    text: str
+    more: list[str] = []  # noqa: RUF012  # never changed
+
+
+class Section(NamedTuple):
+    """A part of an answer under its heading."""
+
+    title: str
+    items: list[Item]
+
+
+class Answer(NamedTuple):
+    """What is said of a decision."""
+
+    verdict: str
+    meaning: str
+    about: str
+    sections: list[Section]
+
+
+@click.command("explain", epilog=exit_status("explained", "the decision was erased, or altered"))
+@click.argument("decision", metavar="ID")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a ticket or a report.")
+@ledger_option
+@json_option
+@click.pass_context
+def explain_command(ctx: click.Context, decision: str, as_markdown: bool, path: Path, as_json: bool) -> None:
+    """Tell why the decision ID came out as it did.
+
+    Says the verdict, the rule that decided and what it looked at, what else fired, what is missing, what
+    kept the request from being trusted, similar past cases with how they turned out, and under which policy
+    it was decided. ID may be the beginning of an id.
+    """
+    from tallystick.recorders.gateway.explanation import explain
+    from tallystick.recorders.gateway.packing import registered_text
+    from tallystick.recorders.gateway.policy import parse_cached
+
+    if as_json and as_markdown:
+        raise click.UsageError("--json and --markdown exclude each other")
+    with open_to_read(path) as ledger:
+        record = gateway_of(ledger).record(decision_id(ledger, decision))
+        altered = is_altered(ledger, record)
+        text = registered_text(ledger, record.policy.policy_hash)
+        policy = None if text is None else parse_cached(text, "policy")
+        explanation = explain(record, policy)
+        cases = _cases(ledger, explanation)
+    if as_json:
+        print_json(_object(record, explanation, cases))
+    else:
+        answer = _answer(record, explanation, policy, cases)
+        sys.stdout.write(_markdown(answer) if as_markdown else _prose(answer))
+    if altered:
+        ctx.exit(1)
+
+
+def _cases(ledger: Ledger, explanation: Explanation) -> list[dict[str, Any]]:
+    """The similar past cases, each with the decision that it was learned from."""
+    from tallystick.projections.views import views_of
+
+    cases = []
+    for match in explanation.similar:
+        rows = views_of(ledger).rows(
+            "SELECT d.decision_id, d.verdict, d.at, d.intent FROM memory_items AS m"
+            " JOIN decisions AS d ON d.decision_id = m.decision_id WHERE m.memory_id = ?",
+            (match.memory_id,),
+        )
+        found = rows[0] if rows else {"decision_id": None, "verdict": None, "at": None, "intent": None}
+        cases.append({**msgspec.to_builtins(match), **found})
+    return cases
+
+
+def _object(record: DecisionRecord, explanation: Explanation, cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The explanation as `--json` prints it."""
+    receipt = record.receipt
+    return {
+        "decision_id": record.decision_id,
+        "seq": None if receipt is None else receipt.seq,
+        "verdict": record.verdict,
+        "enforced": record.enforced,
+        "reason_codes": record.reason_codes,
+        "error": record.error,
+        "policy": record.policy,
+        **msgspec.to_builtins(explanation),
+        "similar": cases,
+    }
+
+
+# -- what is said ------------------------------------------------------------------------------
+
+
+def _answer(
+    record: DecisionRecord, explanation: Explanation, policy: Policy | None, cases: list[dict[str, Any]]
+) -> Answer:
+    meaning = MEANINGS[record.verdict] + ("" if record.enforced else " (advisory: not enforced)")
+    sections = [
+        Section("Why", list(_why(record, explanation, policy))),
+        Section("What else fired", [_rule(rule) for rule in explanation.also_fired]),
+        Section("What is missing", [_asked(query) for query in explanation.missing]),
+        Section("What kept it from TRUST", [_almost(rule) for rule in explanation.almost]),
+        Section("What the caller has to do", [Item(json_text(each)) for each in record.obligations]),
+        Section("Similar past cases", [_case(case) for case in cases]),
+        Section("What was said of it since", list(_since(record))),
+        Section("Under which policy", list(_policy(record, policy))),
+    ]
+    return Answer(record.verdict, meaning, _about(record), [each for each in sections if each.items])
+
+
+def _about(record: DecisionRecord) -> str:
+    """Who wanted what, when, in a sentence or two."""
+    request, receipt = record.request, record.receipt
+    action, subject = request.action, request.subject
+    amount = "" if action.amount is msgspec.UNSET else _amount(msgspec.to_builtins(action.amount))
+    tenant = "" if request.tenant_id is None else f" for {request.tenant_id}"
+    assert receipt is not None, "it was read from the ledger"
+    return (
+        f"{subject.type} {subject.id} asked for {action.type}{amount}{tenant}: “{action.intent}”. "
+        f"{record.decision_id}, event {receipt.seq}, {time_text(receipt.at)[:19]} UTC."
+    )
+
+
+def _amount(amount: Mapping[str, Any]) -> str:
+    shown = amount_text(amount.get("value"), amount.get("currency"))
+    return f" of {shown}" if shown else ""
+
+
+def _why(record: DecisionRecord, explanation: Explanation, policy: Policy | None) -> Iterator[Item]:
+    if record.error is not None:
+        yield Item(f"The gateway could not decide, and so abstained: {record.error}.")
+    elif not explanation.decided:
+        yield Item(f"The gateway gave its own reason: {', '.join(record.reason_codes)}.")
+    for number, rule in enumerate(explanation.decided):
+        if rule.stage == "DEFAULT":
+            code, meaning = next(iter(rule.reasons.items()))
+            yield Item(f"No rule fired, so the default holds: {_reason(code, meaning)}.")
+        else:
+            told = _rule(rule)
+            yield Item(f"{told.text} It decided." if not number else told.text, told.more)
+    if policy is None and record.policy.policy_hash is not None:
+        yield Item("The text of the policy was erased, so what the rules looked at cannot be told.")
+
+
+def _rule(rule: RuleExplained) -> Item:
+    """A rule that fired, and what it looked at."""
+    reasons = "; ".join(_reason(code, meaning) for code, meaning in rule.reasons.items())
+    more = [_held(look) for look in rule.looks]
+    more += [f"{field} is required, and not given" for field in rule.missing]
+    return Item(f"{rule.rule_id} ({_stage(rule.stage)}) says {rule.effect}: {reasons}.", more)
+
+
+def _reason(code: str, meaning: str) -> str:
+    return f"{code}, {meaning[:1].lower()}{meaning[1:].rstrip('.')}" if meaning else code
+
+
+def _stage(stage: str) -> str:
+    return stage.replace("_", " ").lower().rstrip("s")
+
+
+def _held(look: Look) -> str:
+    """A condition that held: amount_usd is 30, at most 50."""
+    if look.op == "present" or (look.op == "is" and look.value == look.expected):
+        return _found(look)
+    among = "among them " if look.op == "is" else ""
+    return f"{_found(look)}, {among}{_wanted(look)}"
+
+
+def _found(look: Look) -> str:
+    return f"{look.field} is {_value(look.value)}" if look.given else f"{look.field} is not given"
+
+
+def _wanted(look: Look) -> str:
+    """What a condition asks, in words; with the name of the threshold that says it."""
+    if look.op == "present":
+        return "given" if look.expected else "absent"
+    expected = look.expected if isinstance(look.expected, list) else [look.expected]
+    named = f" ({look.threshold})" if look.threshold else ""
+    return f"{_OPS[look.op]}{', '.join(map(_value, expected))}{named}"
+
+
+def _almost(rule: RuleExplained) -> Item:
+    """A rule that would have trusted, and what kept it from that."""
+    more = [f"{_found(look)}, and would have to be {_wanted(look)}" for look in rule.looks]
+    return Item(f"{rule.rule_id} would have trusted it, but", more)
+
+
+def _asked(query: Any) -> Item:
+    return Item(f"{query.field}: {query.question}" if query.question else query.field)
+
+
+def _case(case: dict[str, Any]) -> Item:
+    """A past case: how alike, how it turned out, what was decided then."""
+    alike = f"{case['score']:.0%} alike ({case['numerator']}/{case['denominator']})"
+    label = case["label"].replace("_", " ")
+    summary = f", “{case['summary']}”" if case["summary"] else ""
+    if case["decision_id"] is None:
+        return Item(f"{alike}: {label}{summary}. Its decision was erased.")
+    then = f"{case['verdict']} on {time_text(case['at'])[:10]} for “{case['intent']}”"
+    return Item(f"{alike}: {label}{summary}. {then} ({case['decision_id']}).")
+
+
+def _since(record: DecisionRecord) -> Iterator[Item]:
+    log = record.decision_event_log
+    for entry in [] if log is msgspec.UNSET else log:
+        if entry.type == "label":
+            said = f"{entry.data['label'].replace('_', ' ')}"
+            said += f", “{entry.data['summary']}”" if entry.data["summary"] else ""
+        else:
+            said = json_text(entry.data)
+        yield Item(f"{entry.at[:19].replace('T', ' ')} UTC, {entry.type}: {said}")
+
+
+def _policy(record: DecisionRecord, policy: Policy | None) -> Iterator[Item]:
+    ref, risk = record.policy, record.risk_signals
+    if ref.policy_id is None:
+        yield Item("None could be used.")
+        return
+    digest = (ref.policy_hash or "").removeprefix("sha256:")[:_HASH_DIGITS]
+    yield Item(f"{ref.policy_id} {ref.policy_version}, sha256:{digest}…, in {ref.mode} mode.")
+    snapshot = record.determinism.memory_snapshot
+    if snapshot is not None:
+        yield Item(
+            f"Memory was read as of event {snapshot.seq}: failure similarity "
+            f"{risk.failure_similarity.score:.2f}, uncertainty {risk.uncertainty_score:.1f}."
+        )
+
+
+def _value(value: Any) -> str:
+    """A value for reading: texts as they are, numbers without the noise of binary fractions."""
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    text = value if isinstance(value, str) and value else json_text(value)
+    return text if len(text) <= _VALUE_MAX else text[: _VALUE_MAX - 1] + "…"
+
+
+# -- how it is printed -------------------------------------------------------------------------
+
+
+def _prose(answer: Answer) -> str:
+    width = min(WIDTH_MAX, shutil.get_terminal_size().columns)
+    lines = [f"{verdict_text(answer.verdict)}: {answer.meaning}.", *_wrapped(answer.about, "", width)]
+    for section in answer.sections:
+        lines += ["", coloured(section.title, bold=True)]
+        for item in section.items:
+            lines += _wrapped(item.text, "  ", width)
+            for more in item.more:
+                lines += _wrapped(more, "    - ", width)
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str, indent: str, width: int) -> list[str]:
+    """Lines of a text; later ones a little further in. Control characters are escaped first."""
+    hanging = " " * len(indent) + ("" if indent.endswith("- ") or not indent else "  ")
+    return textwrap.wrap(
+        printable(text),
+        max(width, 40),
+        initial_indent=indent,
+        subsequent_indent=hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _markdown(answer: Answer) -> str:
+    lines = [f"# {answer.verdict}: {_plain(answer.meaning)}", "", _plain(answer.about)]
+    for section in answer.sections:
+        lines += ["", f"## {section.title}", ""]
+        for item in section.items:
+            lines.append(f"- {_plain(item.text)}")
+            lines += [f"  - {_plain(more)}" for more in item.more]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is: nothing in it becomes a link, an image or HTML."""
+    return _MARKDOWN.sub(r"\\\1", printable(text))

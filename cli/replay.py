@@ -1,0 +1,118 @@
+"""The command `tally replay`: what the ledger says is derived again, and compared."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .app import SeqType, SpanType, TimeType, exit_status, ledger_option, open_to_read
+from .output import coloured, json_option, path_text, print_json, printable, progress
+
+if TYPE_CHECKING:
+    from tallystick.replay.report import ReplayReport
+
+#: As `tallystick.replay.report.LAYERS`, which is not loaded to print a help page.
+LAYERS: Final = ("chain", "digest", "decision", "execution", "view")
+
+
+@click.command("replay", epilog=exit_status("everything matches", "something diverged"))
+@click.option("--session", metavar="ID", help="Only this session; the beginning of its id is enough.")
+@click.option("--decision", metavar="ID", help="Only this decision; the beginning of its id is enough.")
+@click.option("--stream", help="Only this stream.")
+@click.option("--correlation", metavar="ID", help="Only events with this correlation id.")
+@click.option("--range", "span", type=SpanType(), help="Only these seqs, both ends included.")
+@click.option("--since", type=TimeType(), help="Not before this time or age: 2026-03-12T14:30, 2h, 3d.")
+@click.option("--until", type=TimeType(), help="Before this time or age.")
+@click.option("--up-to", type=SeqType(), help="As if the log ended with this event.")
+@click.option(
+    "--layer",
+    "layers",
+    type=click.Choice(LAYERS),
+    multiple=True,
+    help="Only this layer; repeatable (default: all that apply).",
+)
+@click.option(
+    "--tasks",
+    metavar="MODULE:ATTRIBUTE",
+    help="A Kernel, or its registry: run its replayable tasks again. Nothing is executed without.",
+)
+@click.argument("pack", required=False, metavar="[PACK]", type=click.Path(path_type=Path))
+@ledger_option
+@json_option
+@click.pass_context
+def replay_command(
+    ctx: click.Context,
+    /,
+    span: tuple[int, int | None] | None,
+    layers: tuple[str, ...],
+    tasks: str | None,
+    pack: Path | None,
+    path: Path,
+    as_json: bool,
+    **selected: Any,
+) -> None:
+    """Derive again what the ledger says, compare, and name the first event and layer that differ.
+
+    The layers: chain (hashes and links), digest (digests, numbers and counts that bodies hold), decision
+    (verdicts, under the recorded policy with the memory as of then), execution (tasks run again, with
+    --tasks), view (stored tables and sealed digests, from projections built anew).
+
+    What cannot be derived again, since it was erased, left out, or given by the caller, is counted and
+    said; what was seen once, such as clock times, is never compared. The ledger and what lies beside it
+    are only read. PACK, a decision in a zip file, is replayed by itself, without a ledger.
+    """
+    if pack is not None:
+        if layers or tasks or span or any(value is not None for value in selected.values()):
+            raise click.UsageError("a pack is replayed as a whole; leave out what selects")
+        _end(ctx, _pack_report(pack), as_json)
+        return
+    from tallystick.replay.run import replay_ledger
+    from tallystick.replay.selection import Selection
+
+    first, last = (None, None) if span is None else span
+    selection = Selection(first=first, last=last, **selected)
+    with open_to_read(path) as ledger:
+        total = _total(ledger.head().seq, layers) if selection.whole else None
+        with progress("replaying", total) as report_progress, redirect_stdout(sys.stderr):
+            report = replay_ledger(
+                ledger, selection, layers=layers or None, tasks=tasks, progress=report_progress
+            )
+    _end(ctx, report, as_json)
+
+
+def _pack_report(path: Path) -> ReplayReport:
+    from tallystick.recorders.gateway.pack import PACK_BYTES_MAX, read_pack
+    from tallystick.replay.pack import replay_pack
+
+    with path.open("rb") as file:
+        data = file.read(PACK_BYTES_MAX + 1)
+    return replay_pack(read_pack(data, path_text(path)))
+
+
+def _end(ctx: click.Context, report: ReplayReport, as_json: bool) -> None:
+    """Print the report; a divergence is a finding."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print_report(report)
+    if report.diverged:
+        ctx.exit(1)
+
+
+def _total(events: int, layers: tuple[str, ...]) -> int:
+    """How many events all passes read, about."""
+    chosen = set(layers or LAYERS)
+    return events * (("chain" in chosen) + 1 + ("view" in chosen))
+
+
+def _print_report(report: ReplayReport) -> None:
+    verdict, *lines = str(report).split("\n")
+    word, _, rest = verdict.partition(" ")
+    colour = "red" if report.diverged else "green"
+    print(f"{coloured(word, fg=colour, bold=True)} {printable(rest)}")
+    for line in lines:
+        print(printable(line))
