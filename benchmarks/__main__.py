@@ -11,7 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from . import rows_append, rows_commit, rows_scale, rows_verify
+from . import (
+    rows_append,
+    rows_commit,
+    rows_gateway,
+    rows_kernel,
+    rows_scale,
+    rows_session,
+    rows_verify,
+    rows_views,
+)
 from .harness import (
     FULL,
     QUICK,
@@ -34,6 +43,10 @@ ROWS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "jobs": rows_verify.jobs,
     "memory": rows_scale.memory,
     "growth": rows_scale.growth,
+    "catch_up": rows_views.catch_up,
+    "kernel": rows_kernel.kernel,
+    "sessions": rows_session.sessions,
+    "decide": rows_gateway.decide,
     "sqlite_utils": rows_append.against_sqlite_utils,
 }
 ROUNDS_MIN: Final = 5

@@ -35,9 +35,11 @@ MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
 PACKAGES: Final = (
     "apsw",
     "blake3",
+    "conceptkernel",
     "eventsourcing",
     "msgspec",
     "orjson",
+    "rfc8785",
     "sqlite-utils",
     "tallystick",
 )
@@ -62,6 +64,9 @@ class Scale:
     big_events: int = 10_000_000
     growth_singles: int = 300
     growth_chunks: int = 20
+    session_actions: int = 1000
+    decisions: int = 1000
+    memory_items: int = 10_000
 
 
 FULL: Final = Scale()
@@ -75,6 +80,9 @@ QUICK: Final = Scale(
     big_events=300_000,
     growth_singles=100,
     growth_chunks=10,
+    session_actions=200,
+    decisions=300,
+    memory_items=2000,
 )
 
 

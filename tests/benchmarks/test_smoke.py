@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = "append_many recorder application threads singles verify jobs memory growth sqlite_utils".split()
+ROWS = (
+    "append_many recorder application threads singles verify jobs memory growth catch_up kernel sessions "
+    "decide sqlite_utils"
+).split()
 
 
 @pytest.fixture
@@ -33,6 +36,9 @@ def tiny(benchmarks: Any, tmp_path: Path) -> Any:
         big_events=400,
         growth_singles=5,
         growth_chunks=2,
+        session_actions=20,
+        decisions=10,
+        memory_items=30,
     )
     return benchmarks.Bench(tmp_path, rounds=2, scale=scale, big=True)
 
