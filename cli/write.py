@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from tallystick.ledger import canonical
-from tallystick.ledger.errors import InvalidEvent, MalformedEvent
+from tallystick.ledger.errors import InvalidEvent, MalformedEvent, TallyError
 
 from .app import SeqType, exit_status, ledger_option, open_to_write
 from .decide import policy_beside
@@ -211,7 +211,8 @@ def _json(text: str, what: str) -> Any:
 def erase_command(ctx: click.Context, seq: int, reason: str, yes: bool, path: Path, as_json: bool) -> None:
     """Erase the body of event SEQ for good; the chain still verifies.
 
-    A ledger.body_erased event records it. Backups, exports and copies made earlier keep the body.
+    A ledger.body_erased event records it, and the views are caught up, so that they forget it, too. Backups,
+    exports and copies made earlier keep the body.
     """
     with open_to_write(path) as ledger:
         if not yes:
@@ -223,14 +224,30 @@ def erase_command(ctx: click.Context, seq: int, reason: str, yes: bool, path: Pa
                 ctx.exit(2)
         before = ledger.head().seq
         receipt = ledger.erase(seq, reason)
+        remembered = _forget_in_views(ledger)
     if as_json:
         print_json({"erased": seq, "seq": receipt.seq, "hash": receipt.hash.hex(), "at": receipt.at})
-        return
-    if receipt.seq <= before:
-        say(f"the body of event {seq} was erased before; event {receipt.seq} records it")
     else:
-        say(f"erased the body of event {seq}; event {receipt.seq} records it")
-    print(f"{receipt.seq}:{receipt.hash.hex()}")
+        again = receipt.seq <= before
+        what = f"the body of event {seq} was erased before" if again else f"erased the body of event {seq}"
+        say(f"{what}; event {receipt.seq} records it")
+        print(f"{receipt.seq}:{receipt.hash.hex()}")
+    if remembered is not None:
+        say(f"the views may still hold what was erased ({remembered}); `tally views rebuild` clears them")
+        ctx.exit(3)
+
+
+def _forget_in_views(ledger: Ledger) -> TallyError | None:
+    """Catch the views up, if there are any, so that erased text is gone from them; why that failed."""
+    from tallystick.projections.views import views_of
+
+    try:
+        views = views_of(ledger)
+        if views.path is not None and views.path.exists():
+            views.catch_up()
+    except TallyError as error:
+        return error
+    return None
 
 
 def _described(ledger: Ledger, seq: int) -> str:

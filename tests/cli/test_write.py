@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tallystick import Ledger
+from tallystick import Ledger, Session
 from tallystick.cli import lines
 from tallystick.ledger.kinds import RESERVED_AREAS
 
@@ -642,6 +642,25 @@ def test_erase_and_erase_again(tally: Callable[..., Any]) -> None:
     assert bodies()[1] is None
     assert tally("verify").status == 0
     assert tally("erase", "2", "--reason", " ", "--yes").status == 2
+
+
+def test_erase_is_forgotten_by_the_views_at_once(tally: Callable[..., Any]) -> None:
+    with Ledger.open("agents.tally") as ledger, Session.start(ledger, label="a call") as session:
+        session.message("user", "my pin is quetzalcoatl")
+        seq = ledger.head().seq
+    assert "quetzalcoatl" in tally("search", "pin").out.replace("[", "").replace("]", "")
+    assert any(b"quetzalcoatl" in file.read_bytes() for file in Path().glob("agents.tally.views*"))
+    assert tally("erase", str(seq), "--reason", "asked for", "--yes").status == 0
+    assert not any(b"quetzalcoatl" in file.read_bytes() for file in Path().glob("agents.tally*"))
+
+
+def test_erase_says_if_the_views_could_not_forget(tally: Callable[..., Any]) -> None:
+    with Ledger.open("agents.tally") as ledger:
+        ledger.append("note.kept", {"text": "x"})
+    Path("agents.tally.views").write_text("something else")
+    done = tally("erase", "2", "--reason", "asked for", "--yes")
+    assert (done.status, done.out[:2]) == (3, "3:")
+    assert "the views may still hold what was erased" in done.err
 
 
 @pytest.mark.usefixtures("orders")
