@@ -25,6 +25,14 @@ MASKS = [
     (re.compile(r"\b[0-9a-f]{32,64}\b"), "<hex>"),
     (re.compile(r"\b20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d\.\d+Z?"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)? (KiB|MiB)"), "<size>"),
+    (re.compile(r"\b(20\d\d-)?\d\d-\d\d \d\d:\d\d\b(?!:)"), "<time>"),
+    (re.compile(r"\b\d+(\.\d+)? m?s\b"), "<duration>"),
+    (re.compile(r"\bdec_[0-9A-Z]{8,26}\b"), "<decision>"),
+    (
+        re.compile(r"^[0-9a-hjkmnp-tv-z]{8,10}(?=  <time>)|(?<=<time>  )[0-9a-hjkmnp-tv-z]{8,10}\b", re.M),
+        "<id>",
+    ),
+    (re.compile(r"(?<=\S) {2,}"), "  "),
 ]
 
 
