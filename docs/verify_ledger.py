@@ -433,8 +433,10 @@ def main() -> int:
 
 
 def could_not_look(why: str) -> int:
-    with contextlib.suppress(OSError):
+    try:
         print("could not look:", " ".join(why.split("\n")), file=sys.stderr, flush=True)
+    except OSError:  # else the interpreter would try again at its end, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return 3
 
 

@@ -16,6 +16,10 @@ ROWS = (
 ).split()
 
 
+#: Those that run by default: one of each kind.
+QUICK_ROWS = {"append_many", "singles", "verify", "kernel"}
+
+
 @pytest.fixture
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT))
@@ -47,7 +51,9 @@ def test_these_are_all_rows(benchmarks: Any) -> None:
     assert list(benchmarks.ROWS) == ROWS
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row", [row if row in QUICK_ROWS else pytest.param(row, marks=pytest.mark.slow) for row in ROWS]
+)
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_a_row_measures(benchmarks: Any, tiny: Any, row: str) -> None:
     try:

@@ -577,14 +577,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_verdict_that_cannot_be_written_is_none(options: list[str]) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "wb") as full:
         command = [sys.executable, str(SCRIPT), str(EXPORT), *options]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=buffered, check=False)
         assert done.returncode == 3
         assert done.stderr.startswith(b"could not look: the verdict could not be written")
         assert done.stderr.count(b"\n") == 1
         command[2:] = [str(EXPORT.parent)]
-        assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == 3
+        assert subprocess.run(command, stdout=full, stderr=full, env=buffered, check=False).returncode == 3
 
 
 def test_without_blake3_nothing_is_looked_at(tmp_path: Path) -> None:

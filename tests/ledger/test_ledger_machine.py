@@ -385,8 +385,9 @@ def helper() -> Iterator[Helper]:
     helper.end()
 
 
-def test_any_sequence_of_calls(helper: Helper, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(150, marks=pytest.mark.slow)])
+def test_any_sequence_of_calls(helper: Helper, tmp_path: Path, examples: int) -> None:
     machine = type("Machine", (LedgerMachine,), {"helper": helper, "folder": tmp_path})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=40, stateful_step_count=25, deadline=None)
+        machine, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None)
     )
