@@ -385,7 +385,9 @@ def helper() -> Iterator[Helper]:
     helper.end()
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "examples", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 def test_any_sequence_of_calls(helper: Helper, tmp_path: Path, examples: int) -> None:
     machine = type("Machine", (LedgerMachine,), {"helper": helper, "folder": tmp_path})
     run_state_machine_as_test(
