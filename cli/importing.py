@@ -224,7 +224,11 @@ def chat_command(
     else:
         run.report()
         print(head)
-    if run.skipped:
+    summary = importer.summary
+    unread = outcome is not None and summary.imported > 0 and summary.in_progress == summary.imported
+    if unread:
+        say(f"no conversation says an outcome in its field {outcome!r}: every session was left in progress")
+    if run.skipped or unread:
         ctx.exit(1)
 
 

@@ -81,6 +81,8 @@ def replay_command(
             report = replay_ledger(
                 ledger, selection, layers=layers or None, tasks=tasks, progress=report_progress
             )
+    if not report.events and not selection.whole:
+        raise click.UsageError("nothing was selected: no event fits all that was asked for")
     _end(ctx, report, as_json)
 
 

@@ -32,6 +32,7 @@ from .output import (
 )
 from .read import LOG_LIMIT, Decoded
 from .timeline import Timeline, fold, kernel_text, part, sign_of, text_part
+from .views import forget_in_views, say_where
 
 if TYPE_CHECKING:
     from tallystick.ledger.errors import TallyError
@@ -118,7 +119,9 @@ def sessions_command(
     with open_to_read(path) as ledger:
         from tallystick.projections.views import views_of
 
-        found = views_of(ledger).rows(_LISTED.format(where=where), (*values, limit + 1 if limit else -1))
+        views = views_of(ledger)
+        say_where(views)
+        found = views.rows(_LISTED.format(where=where), (*values, limit + 1 if limit else -1))
     listed = found[:limit] if limit else found
     if as_json:
         print_json_array(map(session_object, listed))
@@ -263,6 +266,8 @@ def session_command(ctx: click.Context, session_id: str, full: bool, path: Path,
     """
     from tallystick.projections.views import views_of
 
+    if not session_id:
+        raise click.UsageError("the session's id is empty")
     prefix = session_id.removeprefix(bodies.STREAM_PREFIX).removeprefix("ckp://Session#")
     with open_to_read(path) as ledger:
         row = views_of(ledger).find_by_prefix("sessions", "id", prefix)
@@ -342,15 +347,19 @@ def retention_command(ctx: click.Context, is_meant: bool, at: int | None, path: 
         raise click.UsageError("--at is for looking ahead; leave it out with --expire", ctx)
     now = None if at is None else _EPOCH + dt.timedelta(microseconds=at)
     trouble: list[TallyError] = []
+    remembered: str | None = None
     with open_to_write(path) if is_meant else open_to_read(path) as ledger:
         due = expired_sessions(ledger, now)
         listed = [_due_object(ledger, session) for session in due]
         if is_meant:
             trouble = _expire(ledger, due, listed)
+            remembered = forget_in_views(ledger) if due else None
     _print_due(listed, is_meant, as_json)
     for error in trouble:
         say(f"tally: {error}")
-    if trouble:
+    if remembered is not None:
+        say(f"tally: the views may still hold what was erased: {remembered}")
+    if trouble or remembered is not None:
         ctx.exit(1)
 
 

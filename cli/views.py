@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from tallystick.ledger.errors import TallyError
+
 from .app import exit_status, ledger_option, open_to_read, open_to_write
 from .output import (
     counted,
@@ -23,6 +25,7 @@ from .output import (
 )
 
 if TYPE_CHECKING:
+    from tallystick.ledger.ledger import Ledger
     from tallystick.projections.digest import ProjectionDigest
     from tallystick.projections.engine import ViewStatus
     from tallystick.projections.search import SearchHit
@@ -44,6 +47,30 @@ def say_where(views: Views) -> None:
     """Tell the person at the terminal if the views are not where they are looked for."""
     if views.elsewhere is not None:
         say(f"the views are in {path_text(views.path or '')}, since {views.elsewhere}")
+
+
+def forget_in_views(ledger: Ledger) -> str | None:
+    """Catch up the views, if there are any, so that erased text is gone from them; why it may not be."""
+    from tallystick.projections.file import cached_copy, remove
+    from tallystick.projections.views import views_of
+
+    try:
+        views = views_of(ledger)
+        ledger_id = ledger.head().ledger_id
+        assert ledger_id is not None
+        copy = cached_copy(ledger_id)
+        if copy.exists() and copy != views.path:  # from a time when the ledger's directory was read-only
+            remove(copy)
+        if views.path is None or not views.path.exists():
+            return None
+        views.catch_up()
+        if views.erased_text_remains():
+            return (
+                f"another program is reading {path_text(views.path)}; `tally sessions` clears it afterwards"
+            )
+    except (TallyError, OSError) as error:
+        return f"{error}; `tally views rebuild` clears them"
+    return None
 
 
 @click.group(
@@ -195,6 +222,9 @@ def _print_digests(digests: list[ProjectionDigest], as_json: bool) -> None:
 @nl_option
 def search_command(text: tuple[str, ...], limit: int, path: Path, as_json: bool, as_lines: bool) -> None:
     """Find TEXT in messages, actions, executions and the labels of sessions, best first.
+
+    The arguments of calls and the bodies of an app's own events are not looked at: `tally log --text` reads
+    everything.
 
     All words must be there, in any case and with or without accents; 'mug*' finds what begins so, '"blue
     mug"' the phrase, and AND, OR, NOT combine. What matched is in [brackets]; the seq is for `tally

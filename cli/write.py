@@ -12,12 +12,13 @@ import click
 import msgspec
 
 from tallystick.ledger import canonical
-from tallystick.ledger.errors import InvalidEvent, MalformedEvent, TallyError
+from tallystick.ledger.errors import InvalidEvent, MalformedEvent
 
 from .app import SeqType, exit_status, ledger_option, open_to_write
 from .decide import policy_beside
 from .lines import SOURCE, append_lines, open_source, source_name, why_not_json
 from .output import body_text, json_option, path_text, print_json, printable, say
+from .views import forget_in_views
 
 if TYPE_CHECKING:
     from tallystick.ledger.ledger import Ledger
@@ -224,7 +225,7 @@ def erase_command(ctx: click.Context, seq: int, reason: str, yes: bool, path: Pa
                 ctx.exit(2)
         before = ledger.head().seq
         receipt = ledger.erase(seq, reason)
-        remembered = _forget_in_views(ledger)
+        remembered = forget_in_views(ledger)
     if as_json:
         print_json({"erased": seq, "seq": receipt.seq, "hash": receipt.hash.hex(), "at": receipt.at})
     else:
@@ -233,21 +234,8 @@ def erase_command(ctx: click.Context, seq: int, reason: str, yes: bool, path: Pa
         say(f"{what}; event {receipt.seq} records it")
         print(f"{receipt.seq}:{receipt.hash.hex()}")
     if remembered is not None:
-        say(f"the views may still hold what was erased ({remembered}); `tally views rebuild` clears them")
+        say(f"the views may still hold what was erased: {remembered}")
         ctx.exit(3)
-
-
-def _forget_in_views(ledger: Ledger) -> TallyError | None:
-    """Catch the views up, if there are any, so that erased text is gone from them; why that failed."""
-    from tallystick.projections.views import views_of
-
-    try:
-        views = views_of(ledger)
-        if views.path is not None and views.path.exists():
-            views.catch_up()
-    except TallyError as error:
-        return error
-    return None
 
 
 def _described(ledger: Ledger, seq: int) -> str:

@@ -120,9 +120,8 @@ def place_of(ledger: Path | None, ledger_id: bytes) -> Place:
 
 def cache_place(beside_ledger: Path, ledger_id: bytes) -> Place:
     """Where views go that cannot be kept beside their ledger. Makes the directory. Raises Unavailable."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    cache = Path(home) / "tallystick"
-    path = cache / f"{ledger_id.hex()}{SUFFIX}"
+    path = cached_copy(ledger_id)
+    cache = path.parent
     with suppress(OSError):
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _can_write(path):
@@ -132,6 +131,16 @@ def cache_place(beside_ledger: Path, ledger_id: bytes) -> Place:
             "let XDG_CACHE_HOME name a directory that can be written",
         )
     return Place(path, f"{beside_ledger.parent} cannot be written")
+
+
+def cached_copy(ledger_id: bytes) -> Path:
+    """Where this user's cache keeps the views of a ledger in a read-only directory; it may not exist."""
+    return _cache() / f"{ledger_id.hex()}{SUFFIX}"
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "tallystick"
 
 
 def _can_write(path: Path) -> bool:

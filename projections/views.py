@@ -152,6 +152,16 @@ class Views:
         """Why the views are not beside the ledger; None if they are, or were given a path."""
         return self._where().why
 
+    def erased_text_remains(self) -> bool:
+        """Whether text of erased events is still in the file, after catching up, since others are reading it.
+
+        It is removed by the first read that finds nobody in the way.
+        """
+        with self._lock:
+            self._caught_up()
+            assert self._file is not None
+            return self._file.scrub_due()
+
     def status(self) -> list[ViewStatus]:
         """How each projection stands, without catching up."""
         with self._lock:

@@ -368,3 +368,11 @@ def test_conversations_are_imported_as_they_arrive(
     assert "imported 2 sessions with 4 messages\n" in said
     assert said.endswith("tally: interrupted\n")
     assert command.returncode == 130
+
+
+def test_an_outcome_that_no_conversation_has_is_a_finding(tally: Any, tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"messages": [{"role": "user", "content": "hello"}], "reward": 1}\n')
+    done = tally("import", "chat", str(chats), "--outcome", "rewrad")
+    assert done.status == 1
+    assert "no conversation says an outcome in its field 'rewrad'" in done.err

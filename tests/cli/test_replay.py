@@ -94,7 +94,6 @@ def test_text_of_a_ledger_does_not_reach_the_terminal_as_it_is(tally: Tally, des
         (["--stream", "kernel"], 1),
         (["--up-to", "3"], 3),
         (["--since", "2h"], 6),
-        (["--correlation", "nobody"], 0),
     ],
 )
 def test_selections(tally: Tally, desk: Path, arguments: list[str], events: int) -> None:
@@ -231,3 +230,12 @@ def test_a_seal_is_an_event_that_holds(tally: Tally, desk: Path) -> None:
     result = tally("replay", "--layer", "view")
     assert result.status == 1
     assert "event 7, view: digest (sessions as of event 6)" in result.out
+
+
+@pytest.mark.parametrize("nothing", [["--correlation", "nope"], ["--since", "2030-01-01"]])
+def test_nothing_selected_is_no_match(tally: Any, nothing: list[str]) -> None:
+    with Ledger.open("agents.tally") as ledger:
+        ledger.append("note.kept", {"text": "x"})
+    done = tally("replay", *nothing)
+    assert (done.status, done.out) == (2, "")
+    assert "nothing was selected" in done.err

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tallystick import Ledger, Session
+from tallystick import Ledger, Session, Views
 from tallystick.cli import lines
 from tallystick.ledger.kinds import RESERVED_AREAS
 
@@ -661,6 +662,42 @@ def test_erase_says_if_the_views_could_not_forget(tally: Callable[..., Any]) -> 
     done = tally("erase", "2", "--reason", "asked for", "--yes")
     assert (done.status, done.out[:2]) == (3, "3:")
     assert "the views may still hold what was erased" in done.err
+
+
+def test_erase_says_if_a_reader_keeps_the_text_in_the_views(tally: Callable[..., Any]) -> None:
+    with Ledger.open("agents.tally") as ledger, Session.start(ledger, label="a call") as session:
+        session.message("user", "my pin is quetzalcoatl")
+        seq = ledger.head().seq
+    tally("sessions")
+    reader = sqlite3.connect("agents.tally.views", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM messages").fetchall()
+    done = tally("erase", str(seq), "--reason", "asked for", "--yes")
+    reader.close()
+    assert (done.status, done.err.splitlines()[0]) == (
+        3,
+        f"erased the body of event {seq}; event {seq + 2} records it",
+    )
+    assert "another program is reading" in done.err.splitlines()[1]
+    tally("sessions")
+    assert not any(b"quetzalcoatl" in file.read_bytes() for file in Path().glob("agents.tally*"))
+
+
+def test_erase_removes_the_copy_of_the_views_in_the_cache(
+    tally: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").absolute()))
+    with Ledger.open("agents.tally") as ledger:
+        ledger.append("note.kept", {"text": "x"})
+        ledger_id = ledger.head().ledger_id
+        assert ledger_id is not None
+        copy = Path("cache/tallystick") / f"{ledger_id.hex()}.views"
+        copy.parent.mkdir(parents=True)
+        with Views(ledger, path=copy) as views:
+            views.catch_up()
+    assert copy.exists()
+    assert tally("erase", "2", "--reason", "asked for", "--yes").status == 0
+    assert list(copy.parent.glob("*.views*")) == []
 
 
 @pytest.mark.usefixtures("orders")
