@@ -81,7 +81,7 @@ def status_of(error: BaseException) -> int:
         return status_of(error.__cause__)  # an event on that line was refused
     findings: tuple[type[BaseException], ...] = (
         *(errors.KeyConflict, errors.PositionConflict, errors.TailLost, errors.MalformedEvent),
-        *(recorders.SessionTaken, recorders.SessionNotExpirable, views.ProjectionFailed),
+        *(recorders.SessionTaken, recorders.SessionNotExpirable, views.ProjectionFailed, views.AlteredViews),
         *(gateway.RequestConflict, gateway.DecisionErased),
     )
     if isinstance(error, findings):

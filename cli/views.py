@@ -183,15 +183,18 @@ def digest_command(names: tuple[str, ...], path: Path, as_json: bool) -> None:
         _print_digests(views.digests(list(names) or None), as_json)
 
 
-@views_command.command("seal", epilog=exit_status("sealed", "a projection failed", "could not seal"))
+@views_command.command(
+    "seal", epilog=exit_status("sealed", "a projection failed, or its tables were altered", "could not seal")
+)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @ledger_option
 @json_option
 def seal_command(names: tuple[str, ...], path: Path, as_json: bool) -> None:
     """Append the digests of the projections NAME, or of all, as events.
 
-    `tally replay` builds the projections anew as of that event: a seal that no longer holds shows that
-    tables, or events, were altered.
+    What is sealed is built anew from the events, which takes as long as a rebuild; if the stored tables are
+    others, nothing is sealed. `tally replay` builds the projections anew as of that event: a seal that no
+    longer holds shows that tables, or events, were altered.
     """
     from tallystick.projections.digest import seal_projections
     from tallystick.projections.views import views_of

@@ -67,3 +67,15 @@ class AmbiguousPrefix(TallyError, LookupError):
         shown = ", ".join(self.candidates[:_SHOWN_MAX])
         more = ", …" if len(self.candidates) > _SHOWN_MAX else ""
         super().__init__(f"{prefix!r} begins several ids in {what}: {shown}{more}; give more of it")
+
+
+class AlteredViews(TallyError):
+    """Stored tables are not what the events say: others wrote to the views, or a projection is at fault."""
+
+    def __init__(self, name: str, seq: int) -> None:
+        self.name = name
+        self.seq = seq
+        super().__init__(
+            f"the tables of {name!r}, as of event {seq}, are not what the events say; nothing was sealed: "
+            "`tally replay` shows what differs, `tally views rebuild` builds them anew"
+        )

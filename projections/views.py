@@ -186,6 +186,11 @@ class Views:
         for failure in failed.values():
             raise failure
 
+    @property
+    def projections(self) -> list[Projection]:
+        """What is kept in these views."""
+        return list(self._projections.values())
+
     def digests(self, names: Iterable[str] | None = None) -> list[ProjectionDigest]:
         """The digests of these projections' tables, or of all, caught up now, each with its last event.
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tallystick.projections.digest import ProjectionDigest, seal_projections
     from tallystick.projections.engine import ViewStatus
     from tallystick.projections.errors import (
+        AlteredViews,
         AmbiguousPrefix,
         BadProjection,
         BadRow,
@@ -117,6 +118,7 @@ __all__ = [
     "BUILT_IN",
     "CAEL",
     "ActionRecord",
+    "AlteredViews",
     "AmbiguousPrefix",
     "AsyncLedger",
     "AsyncSession",
@@ -314,6 +316,7 @@ _EXPORTS: dict[str, str] = {
     "ReplayReport": "tallystick.replay.report",
     "replay_ledger": "tallystick.replay.run",
     "Selection": "tallystick.replay.selection",
+    "AlteredViews": "tallystick.projections.errors",
     "AmbiguousPrefix": "tallystick.projections.errors",
     "BadProjection": "tallystick.projections.errors",
     "BadRow": "tallystick.projections.errors",

@@ -210,6 +210,21 @@ def test_digests_are_the_same_wherever_they_are_built(tally: Tally, desk: Path) 
     assert tally("views", "digest", "moon").status == 2
 
 
+def test_altered_tables_are_not_sealed(tally: Tally, desk: Path) -> None:
+    assert tally("views", "rebuild").status == 0
+    with Ledger.open(desk, read_only=True) as ledger:
+        head = ledger.head()
+    edit_views(desk, "UPDATE streams SET events = events + 1")
+    done = tally("views", "seal")
+    assert (done.status, done.out) == (1, "")
+    assert "the tables of 'streams', as of event" in done.err
+    with Ledger.open(desk, read_only=True) as ledger:
+        assert ledger.head() == head
+    assert tally("views", "rebuild").status == 0
+    assert tally("views", "seal").status == 0
+    assert tally("replay").status == 0
+
+
 def test_a_seal_is_an_event_that_holds(tally: Tally, desk: Path) -> None:
     result = tally("views", "seal", "sessions", "streams")
     assert result.status == 0

@@ -10,6 +10,7 @@ import tallystick
 
 PUBLIC = [
     "ActionRecord",
+    "AlteredViews",
     "AmbiguousPrefix",
     "AsyncLedger",
     "AsyncSession",
