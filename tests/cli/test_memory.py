@@ -12,13 +12,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EVENTS = 1_000_000
 LIMIT_MIB = 150
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 #: Runs the command and prints the most memory that it held, in MiB.
-SCRIPT = """
-import resource, sys
+SCRIPT = f"""
+import sys
+sys.path.insert(0, {str(SUPPORT)!r})
+from memory_peak import peak_kib
 from tallystick.cli import main
 status = main(sys.argv[1:])
-unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, file=sys.stderr)
+print(peak_kib() / 1024, file=sys.stderr)
 sys.exit(status)
 """
 

@@ -563,7 +563,7 @@ def test_hostile_bodies_never_raise(events: list[NewEvent]) -> None:
 
 
 @pytest.mark.slow
-@settings(HOSTILE, max_examples=5000)
+@settings(HOSTILE, max_examples=3000)
 @given(hostile())
 def test_many_hostile_bodies_never_raise(events: list[NewEvent]) -> None:
     check_hostile(events)

@@ -5,11 +5,14 @@ memory.py build|verify|read|reverse|follow PATH EVENTS
 
 from __future__ import annotations
 
-import resource
 import sys
 from itertools import islice
+from pathlib import Path
 
 from tallystick import Durability, Ledger
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+from memory_peak import peak_kib
 
 what, path, events = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with Ledger.open(path, read_only=what != "build", durability=Durability.PROCESS) as ledger:
@@ -32,4 +35,4 @@ with Ledger.open(path, read_only=what != "build", durability=Durability.PROCESS)
     else:
         assert what == "follow", what
         seen = sum(1 for _ in islice(ledger.follow(0), events))
-print(seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(seen, peak_kib())
