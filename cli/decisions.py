@@ -18,13 +18,13 @@ from .output import (
     json_option,
     nl_option,
     print_json,
-    print_json_array,
-    print_json_line,
+    print_listed,
     print_pairs,
     say,
     time_text,
 )
 from .read import LOG_LIMIT
+from .views import say_where
 
 if TYPE_CHECKING:
     from tallystick.ledger.ledger import Ledger
@@ -189,17 +189,10 @@ def decisions_command(
     with open_to_read(path) as ledger:
         from tallystick.projections.views import views_of
 
-        found = views_of(ledger).rows(_LISTED.format(where=where), (*values, limit + 1 if limit else -1))
-    listed = found[:limit] if limit else found
-    if as_json:
-        print_json_array(map(_object, listed))
-    elif as_lines:
-        for row in listed:
-            print_json_line(_object(row))
-    else:
-        _print_table(listed)
-        if len(found) > len(listed):
-            say(f"… and more; -n 0 lists all, -n N the first N (now {limit})")
+        views = views_of(ledger)
+        say_where(views)
+        found = views.rows(_LISTED.format(where=where), (*values, limit + 1 if limit else -1))
+    print_listed(found, limit, _object, _print_table, as_json=as_json, as_lines=as_lines)
 
 
 def _conditions(

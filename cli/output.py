@@ -320,3 +320,25 @@ def _bar(what: str, total: int | None) -> Progress:
     bar = Progress(TextColumn(what), *columns, console=Console(stderr=True), transient=True)
     bar.add_task(what, total=total)
     return bar
+
+
+def print_listed(
+    found: list[dict[str, Any]],
+    limit: int,
+    as_object: Callable[[dict[str, Any]], Any],
+    print_rows: Callable[[list[dict[str, Any]]], object],
+    *,
+    as_json: bool,
+    as_lines: bool,
+) -> None:
+    """The rows of a listing, at most `limit` (0: all), in the form asked for; says if there are more."""
+    listed = found[:limit] if limit else found
+    if as_json:
+        print_json_array(map(as_object, listed))
+    elif as_lines:
+        for row in listed:
+            print_json_line(as_object(row))
+    else:
+        print_rows(listed)
+        if len(found) > len(listed):
+            say(f"… and more; -n 0 lists all, -n N the first N (now {limit})")

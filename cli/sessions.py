@@ -24,7 +24,7 @@ from .output import (
     nl_option,
     print_json,
     print_json_array,
-    print_json_line,
+    print_listed,
     print_pairs,
     progress,
     say,
@@ -122,16 +122,7 @@ def sessions_command(
         views = views_of(ledger)
         say_where(views)
         found = views.rows(_LISTED.format(where=where), (*values, limit + 1 if limit else -1))
-    listed = found[:limit] if limit else found
-    if as_json:
-        print_json_array(map(session_object, listed))
-    elif as_lines:
-        for row in listed:
-            print_json_line(session_object(row))
-    else:
-        _print_table(listed)
-        if len(found) > len(listed):
-            say(f"… and more; -n 0 lists all, -n N the first N (now {limit})")
+    print_listed(found, limit, session_object, _print_table, as_json=as_json, as_lines=as_lines)
 
 
 def _conditions(

@@ -111,7 +111,7 @@ class Projection:
 
     def apply(self, event: Event, tables: Tables) -> None:
         """Put into the tables what the event says. Called for every event of `kinds`, in order of seq."""
-        raise NotImplementedError
+        raise AssertionError("no projection without `apply` passes check_projections")
 
     def forget(self, stream: str, tables: Tables) -> None:
         """Delete every row that came of the stream's events; they will be applied again.
@@ -119,7 +119,7 @@ class Projection:
         To be defined where each row comes of events of one stream only: when a body was erased, its
         stream alone is then derived again. Without it the whole projection is.
         """
-        raise NotImplementedError
+        raise AssertionError("called only where it is defined: see `forgets`")
 
     # -- for the engine ------------------------------------------------------------------
 
@@ -189,6 +189,8 @@ def check_projections(projections: Sequence[Projection]) -> dict[str, Projection
 
 def _check_definition(name: str, projection: Projection) -> None:
     where = f"projection {name!r}"
+    if type(projection).apply is Projection.apply:
+        raise BadProjection(where, "defines no `apply`")
     version = projection.version
     if type(version) is not int or not 0 <= version < 1 << 63:
         raise BadProjection(where, f"its version {version!r} is no whole number")

@@ -21,27 +21,11 @@ from tallystick import (
     Locked,
     MemoryStore,
     TailLost,
-    TallyError,
     Verdict,
 )
 from tallystick.ledger.headfile import head_path
 
 Make = Callable[[Path, int], Head]
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder with its bytes."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-
-
-def open_every_way(path: Path) -> list[TallyError]:
-    """The errors of opening a path for writing (with and without creating) and for reading."""
-    errors = []
-    for options in ({}, {"create": False}, {"read_only": True}):
-        with pytest.raises(TallyError) as caught:
-            Ledger.open(path, **options).close()  # type: ignore[arg-type]
-        errors.append(caught.value)
-    return errors
 
 
 # -- locks, forks, ends -------------------------------------------------------------------------------------

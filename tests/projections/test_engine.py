@@ -24,6 +24,7 @@ from tallystick import (
     Views,
 )
 from tallystick.projections import engine
+from tallystick.projections.projection import check_projections
 
 Applied = list[int]
 
@@ -579,3 +580,9 @@ def test_names_that_are_words_of_sql(ledger: Ledger) -> None:
     with Views(ledger, projections=[seen("table", tables={"table": table}, apply=apply)]) as views:
         [hit] = views.search("changed")
         assert (hit.table, hit.key) == ("table", [1, "g"])
+
+
+def test_a_projection_without_apply_is_refused() -> None:
+    bare: Any = type("Bare", (Projection,), {"name": "bare", "tables": {"bare": Table({"id": int}, pk="id")}})
+    with pytest.raises(BadProjection, match="defines no `apply`"):
+        check_projections([bare()])
