@@ -21,7 +21,7 @@ from .write import open_to_append
 if TYPE_CHECKING:
     from tallystick.ledger.event import Head
     from tallystick.ledger.verify import Report
-    from tallystick.recorders.chat_import import ChatImporter, ChatSummary
+    from tallystick.recorders.chat.importing import ChatImporter, ChatSummary
 
     from .conversations import Found
 
@@ -192,8 +192,8 @@ def chat_command(
     success or pass, and as failed if it says otherwise; where it is missing or says neither, the
     session is left in progress. Without --outcome every session is closed as complete.
     """
-    from tallystick.recorders.chat import DEFAULT_KERNEL, ChatOptions
-    from tallystick.recorders.chat_import import ChatImporter
+    from tallystick.recorders.chat.conversation import DEFAULT_KERNEL, ChatOptions
+    from tallystick.recorders.chat.importing import ChatImporter
 
     from .conversations import read_conversations
 
@@ -234,7 +234,7 @@ def chat_command(
 
 def _urn(kernel: str, ctx: click.Context) -> str:
     from tallystick.recorders.errors import InvalidUrn
-    from tallystick.recorders.urn import kernel_urn
+    from tallystick.recorders.session.urn import kernel_urn
 
     try:
         return kernel_urn(kernel)
@@ -244,7 +244,7 @@ def _urn(kernel: str, ctx: click.Context) -> str:
 
 def _check(found: Found, name: str) -> None:
     """Refuse what is no conversation before a ledger is made for it."""
-    from tallystick.recorders.chat import check_conversation
+    from tallystick.recorders.chat.conversation import check_conversation
     from tallystick.recorders.errors import BadConversation
 
     if isinstance(found.value, BadLine):

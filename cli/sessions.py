@@ -37,7 +37,7 @@ from .views import forget_in_views, say_where
 if TYPE_CHECKING:
     from tallystick.ledger.errors import TallyError
     from tallystick.ledger.ledger import Ledger
-    from tallystick.recorders.session_records import SessionSummary
+    from tallystick.recorders.session.records import SessionSummary
 
 OUTCOMES: Final = ("in_progress", "complete", "partial", "failed", "expired", "unknown")
 STALE_AFTER: Final = "1h"
@@ -332,7 +332,7 @@ def retention_command(ctx: click.Context, is_meant: bool, at: int | None, path: 
     session keeps its place in the chain, which still verifies, and a session.expired says what was erased.
     Nothing expires by itself. Backups, exports and copies made earlier keep the bodies.
     """
-    from tallystick.recorders.retention import expired_sessions
+    from tallystick.recorders.session.retention import expired_sessions
 
     if is_meant and at is not None:
         raise click.UsageError("--at is for looking ahead; leave it out with --expire", ctx)
@@ -358,7 +358,7 @@ def _expire(ledger: Ledger, due: list[SessionSummary], listed: list[dict[str, An
     """Expire the sessions and note in `listed` how many bodies were erased; what did not go as meant."""
     from tallystick.ledger.errors import TracesRemain
     from tallystick.recorders.errors import SessionNotExpirable
-    from tallystick.recorders.retention import expire
+    from tallystick.recorders.session.retention import expire
 
     trouble: list[TallyError] = []
     with progress("expiring", len(due)) as report_progress:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tallystick.ledger.errors import TallyError
 
 if TYPE_CHECKING:
-    from .session_records import ActionRecord
+    from .session.records import ActionRecord
 
 
 # -- names ---------------------------------------------------------------------------------

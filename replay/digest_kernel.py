@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from tallystick.events import kernel as events
 from tallystick.ledger.event import Row
-from tallystick.recorders.cael import INTERRUPTED, INVALID_STEP, RECORDING_FAILED
 from tallystick.recorders.capture import digest_of
-from tallystick.recorders.trace import FailureCode, recorded_core_digest
+from tallystick.recorders.kernel.cael import INTERRUPTED, INVALID_STEP, RECORDING_FAILED
+from tallystick.recorders.kernel.trace import FailureCode, recorded_core_digest
 
 from .checks import (
     ERASED,

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from tallystick.events import session as events
 from tallystick.ledger.event import Row
-from tallystick.recorders import chat
-from tallystick.recorders import session_records as records
-from tallystick.recorders.diff import diff_summary
-from tallystick.recorders.session_core import derived_outcome
+from tallystick.recorders.chat import conversation
+from tallystick.recorders.session import records
+from tallystick.recorders.session.core import derived_outcome
+from tallystick.recorders.session.diff import diff_summary
 
 from .checks import Body, Checks, Past, Unreadable, check_placeholders, inside, read_body
 
@@ -225,7 +225,7 @@ class Sessions:
 def imported_id(source: Mapping[str, Any]) -> str | None:
     """The session id that follows from the digest of an imported conversation; None for other importers."""
     digest = source.get("digest")
-    if source.get("format") != chat.FORMAT or not isinstance(digest, str):
+    if source.get("format") != conversation.FORMAT or not isinstance(digest, str):
         return None
     try:
         number = int.from_bytes(bytes.fromhex(digest.removeprefix(_PREFIX))[:_ID_BYTES])

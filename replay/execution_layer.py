@@ -16,10 +16,10 @@ from typing import Any, Final
 from tallystick.events import kernel as events
 from tallystick.ledger.event import Row
 from tallystick.recorders.capture import capture
-from tallystick.recorders.execution import Called, Providers, Run, call
-from tallystick.recorders.kernel import Kernel
-from tallystick.recorders.registry import Registered, Registry
-from tallystick.recorders.trace import ExecutionTrace, FailureCode
+from tallystick.recorders.kernel.execution import Called, Providers, Run, call
+from tallystick.recorders.kernel.kernel import Kernel
+from tallystick.recorders.kernel.registry import Registered, Registry
+from tallystick.recorders.kernel.trace import ExecutionTrace, FailureCode
 
 from .checks import Body, Checks, Unreadable, inside
 from .digest_kernel import ONLY_DIGEST

@@ -26,7 +26,7 @@ from tallystick.ledger.ledger import Ledger
 from tallystick.projections.memory import memory_of
 
 from ..capture import text_of
-from ..session_records import iso_text, moment
+from ..session.records import iso_text, moment
 from .decision import abstention, decide_purely, question_of, recall
 from .errors import (
     DecisionErased,

@@ -67,9 +67,8 @@ if TYPE_CHECKING:
     from tallystick.projections.search import SearchHit
     from tallystick.projections.tables import Tables
     from tallystick.projections.views import Views, views_of
-    from tallystick.recorders.cael import CAEL, CaelResult
-    from tallystick.recorders.chat import ChatCounts
-    from tallystick.recorders.chat_import import ChatSummary, import_chat
+    from tallystick.recorders.chat.conversation import ChatCounts
+    from tallystick.recorders.chat.importing import ChatSummary, import_chat
     from tallystick.recorders.errors import (
         BadConversation,
         FrozenMetadata,
@@ -96,19 +95,20 @@ if TYPE_CHECKING:
     from tallystick.recorders.gateway.record import DecisionRecord
     from tallystick.recorders.gateway.request import DecisionRequest
     from tallystick.recorders.gateway.stages import DecisionVerdict
-    from tallystick.recorders.kernel import Kernel
-    from tallystick.recorders.psi import PsiDefinition
-    from tallystick.recorders.retention import expire, expired_sessions
-    from tallystick.recorders.session import AsyncSession, Session
-    from tallystick.recorders.session_records import (
+    from tallystick.recorders.kernel.cael import CAEL, CaelResult
+    from tallystick.recorders.kernel.kernel import Kernel
+    from tallystick.recorders.kernel.psi import PsiDefinition
+    from tallystick.recorders.kernel.trace import ExecutionTrace, FailureCode
+    from tallystick.recorders.session.records import (
         ActionRecord,
         MessageRecord,
         SessionRecord,
         SessionSummary,
     )
-    from tallystick.recorders.sessions import get_session, list_sessions
-    from tallystick.recorders.trace import ExecutionTrace, FailureCode
-    from tallystick.recorders.verified import verified_action, verified_action_async
+    from tallystick.recorders.session.retention import expire, expired_sessions
+    from tallystick.recorders.session.session import AsyncSession, Session
+    from tallystick.recorders.session.sessions import get_session, list_sessions
+    from tallystick.recorders.session.verified import verified_action, verified_action_async
     from tallystick.replay.errors import BadSelection, TasksNotFound
     from tallystick.replay.report import ReplayReport
     from tallystick.replay.run import replay_ledger
@@ -277,36 +277,36 @@ _EXPORTS: dict[str, str] = {
     "Problem": "tallystick.ledger.walk",
     "Report": "tallystick.ledger.verify",
     "Verdict": "tallystick.ledger.verify",
-    "ChatCounts": "tallystick.recorders.chat",
-    "ChatSummary": "tallystick.recorders.chat_import",
-    "import_chat": "tallystick.recorders.chat_import",
+    "ChatCounts": "tallystick.recorders.chat.conversation",
+    "ChatSummary": "tallystick.recorders.chat.importing",
+    "import_chat": "tallystick.recorders.chat.importing",
     "BadConversation": "tallystick.recorders.errors",
     "SessionTaken": "tallystick.recorders.errors",
-    "Session": "tallystick.recorders.session",
-    "AsyncSession": "tallystick.recorders.session",
-    "ActionRecord": "tallystick.recorders.session_records",
-    "MessageRecord": "tallystick.recorders.session_records",
-    "SessionRecord": "tallystick.recorders.session_records",
-    "SessionSummary": "tallystick.recorders.session_records",
-    "verified_action": "tallystick.recorders.verified",
-    "verified_action_async": "tallystick.recorders.verified",
+    "Session": "tallystick.recorders.session.session",
+    "AsyncSession": "tallystick.recorders.session.session",
+    "ActionRecord": "tallystick.recorders.session.records",
+    "MessageRecord": "tallystick.recorders.session.records",
+    "SessionRecord": "tallystick.recorders.session.records",
+    "SessionSummary": "tallystick.recorders.session.records",
+    "verified_action": "tallystick.recorders.session.verified",
+    "verified_action_async": "tallystick.recorders.session.verified",
     "InvalidUrn": "tallystick.recorders.errors",
     "SessionEnded": "tallystick.recorders.errors",
     "SessionNotExpirable": "tallystick.recorders.errors",
-    "CAEL": "tallystick.recorders.cael",
-    "CaelResult": "tallystick.recorders.cael",
-    "Kernel": "tallystick.recorders.kernel",
-    "PsiDefinition": "tallystick.recorders.psi",
-    "ExecutionTrace": "tallystick.recorders.trace",
-    "FailureCode": "tallystick.recorders.trace",
+    "CAEL": "tallystick.recorders.kernel.cael",
+    "CaelResult": "tallystick.recorders.kernel.cael",
+    "Kernel": "tallystick.recorders.kernel.kernel",
+    "PsiDefinition": "tallystick.recorders.kernel.psi",
+    "ExecutionTrace": "tallystick.recorders.kernel.trace",
+    "FailureCode": "tallystick.recorders.kernel.trace",
     "FrozenMetadata": "tallystick.recorders.errors",
     "InvalidCall": "tallystick.recorders.errors",
     "InvalidPsi": "tallystick.recorders.errors",
     "TaskTaken": "tallystick.recorders.errors",
-    "list_sessions": "tallystick.recorders.sessions",
-    "get_session": "tallystick.recorders.sessions",
-    "expired_sessions": "tallystick.recorders.retention",
-    "expire": "tallystick.recorders.retention",
+    "list_sessions": "tallystick.recorders.session.sessions",
+    "get_session": "tallystick.recorders.session.sessions",
+    "expired_sessions": "tallystick.recorders.session.retention",
+    "expire": "tallystick.recorders.session.retention",
     "BUILT_IN": "tallystick.projections.builtin",
     "ViewStatus": "tallystick.projections.engine",
     "ProjectionDigest": "tallystick.projections.digest",

@@ -14,7 +14,7 @@ import pytest
 
 from tallystick import Ledger
 from tallystick.cli import conversations
-from tallystick.recorders.chat import identify
+from tallystick.recorders.chat.conversation import identify
 
 AIRLINE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "airline_agent_sessions.jsonl.gz"
 

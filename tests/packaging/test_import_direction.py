@@ -130,7 +130,7 @@ def distribution(requirement: str) -> str:
 
 WRONG = {
     "to the right": ("ledger/chain.py", "import tallystick.events"),
-    "to the right, by name": ("events/kernel.py", "from tallystick.recorders.kernel import Kernel"),
+    "to the right, by name": ("events/kernel.py", "from tallystick.recorders.kernel.kernel import Kernel"),
     "to the right, as a package": ("projections/engine.py", "from tallystick import replay"),
     "to the right, relative": ("ledger/chain.py", "from ..recorders import kernel"),
     "to the right, relative, from a subfolder": ("ledger/sqlite/store.py", "from ...replay import report"),
@@ -156,7 +156,7 @@ WRONG = {
 }
 
 RIGHT = {
-    "to the left": ("replay/run.py", "from tallystick.recorders.kernel import Kernel"),
+    "to the left": ("replay/run.py", "from tallystick.recorders.kernel.kernel import Kernel"),
     "to the left, relative": ("events/kernel.py", "from ..ledger import event"),
     "to the left, as a package": ("cli/append.py", "from tallystick import ledger, _version"),
     "its own folder": ("cli/append.py", "from . import options\nfrom tallystick.cli.options import FILE"),
