@@ -190,7 +190,8 @@ def chat_command(
 
     With --outcome a session is closed as complete if the field is true, 1 or more, or a word such as
     success or pass, and as failed if it says otherwise; where it is missing or says neither, the
-    session is left in progress. Without --outcome every session is closed as complete.
+    session is left in progress, until an import with the right field closes it. Without --outcome every
+    session is closed as complete.
     """
     from tallystick.recorders.chat.conversation import DEFAULT_KERNEL, ChatOptions
     from tallystick.recorders.chat.importing import ChatImporter
@@ -297,8 +298,14 @@ class _ChatRun:
 def summary_lines(summary: ChatSummary) -> Iterator[str]:
     """What an import did, in words: what was imported, every tool call accounted for, how sessions ended."""
     known = f"{counted(summary.known, 'session')} {'was' if summary.known == 1 else 'were'} there already"
+    if summary.closed:
+        known += f", {summary.closed:,} of them left in progress and closed now"
+    outcomes = {"complete": summary.complete, "failed": summary.failed, "in progress": summary.in_progress}
+    ends = "outcomes: " + ", ".join(f"{count:,} {name}" for name, count in outcomes.items() if count)
     if not summary.imported:
         yield "nothing was imported" + (f"; {known}" if summary.known else "")
+        if summary.closed:
+            yield ends
         return
     counts = summary.counts
     yield (
@@ -322,8 +329,7 @@ def summary_lines(summary: ChatSummary) -> Iterator[str]:
         yield f"{counted(counts.stray_answers, 'answer')} to no open call, kept as messages alone"
     if counts.left_out:
         yield f"{counted(counts.left_out, 'value')} left out, too large or beyond canonical JSON"
-    outcomes = {"complete": summary.complete, "failed": summary.failed, "in progress": summary.in_progress}
-    yield "outcomes: " + ", ".join(f"{count:,} {name}" for name, count in outcomes.items() if count)
+    yield ends
 
 
 def _summary_object(summary: ChatSummary) -> dict[str, Any]:
@@ -331,6 +337,7 @@ def _summary_object(summary: ChatSummary) -> dict[str, Any]:
     return {
         "imported": summary.imported,
         "known": summary.known,
+        "closed": summary.closed,
         "outcomes": {
             "complete": summary.complete,
             "failed": summary.failed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: An argument that names a file with lines.
 SOURCE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+#: A line with a conversation, or with the first of an array; in a string of an export the quotes are escaped.
+_CONVERSATION: Final = re.compile(rb'\s*\[?\s*\{.*"messages"\s*:\s*\[')
 GZIP_MAGIC: Final = b"\x1f\x8b"
 BOM: Final = b"\xef\xbb\xbf"
 CHUNK_LINES: Final = 1000
@@ -58,8 +61,8 @@ def export_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
     while True:
         with readable(name, number):
             line = file.readline(EXPORT_LINE_BYTES_MAX)
-        if number == 1 and line and not isinstance(cast(object, file), gzip.GzipFile):
-            _check_start(line, name)
+        if number == 1 and line:
+            _check_start(line, name, zipped=isinstance(cast(object, file), gzip.GzipFile))
         if not line:
             return
         if len(line) == EXPORT_LINE_BYTES_MAX:
@@ -69,8 +72,12 @@ def export_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
         number += 1
 
 
-def _check_start(line: bytes, name: str) -> None:
+def _check_start(line: bytes, name: str, *, zipped: bool) -> None:
     """Refuse a file that nobody could take for an export, as no finding about one. Raises Unavailable."""
+    if _CONVERSATION.match(line):
+        raise Unavailable(name, "holds conversations and is no export", "import it with `tally import chat`")
+    if zipped:
+        return
     if line.startswith(SQLITE_MAGIC[:15]):
         raise Unavailable(name, "is a ledger and no export", "copy it with `tally backup`")
     if not line.startswith(b"{"):

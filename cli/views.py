@@ -103,8 +103,8 @@ def status_command(ctx: click.Context, path: Path, as_json: bool) -> None:
     """Show how far each projection is, without catching up.
 
     States: current, behind (caught up at the next read), not built, stale (of another version, or of another
-    history: built anew at the next read), failed. Skipped are events whose bodies were not as
-    expected.
+    history: built anew at the next read), failed, not ours (an app defines it and keeps it up). Skipped
+    are events whose bodies were not as expected.
     """
     from tallystick.projections.views import views_of
 
@@ -140,16 +140,24 @@ def _status_row(one: ViewStatus) -> tuple[Any, ...]:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @ledger_option
 def rebuild_command(names: tuple[str, ...], path: Path) -> None:
-    """Build the projections NAME, or the whole file, anew from the events."""
+    """Build the projections NAME, or the whole file, anew from the events.
+
+    With the whole file go tables of projections that an app defines; the app builds them anew when it
+    next reads them.
+    """
+    from tallystick.projections.engine import NOT_OURS
     from tallystick.projections.views import views_of
 
     with open_to_read(path) as ledger:
         views = views_of(ledger)
         last = ledger.head().seq
         say_where(views)
+        others = [] if names else [one.name for one in views.status() if one.state == NOT_OURS]
         with progress("rebuilding", last) as report_progress:
             views.rebuild(list(names) or None, report_progress)
         say(f"{path_text(views.path or '')}: rebuilt from {counted(last, 'event')}")
+        for name in others:
+            say(f"projection {name!r} is gone until the program that defines it reads it again")
 
 
 @views_command.command("path", epilog=exit_status("printed"))

@@ -24,6 +24,8 @@ from .runner import Runner, Shared, is_files
 
 CHUNK_EVENTS: Final = 10_000
 CHUNK_BYTES: Final = 8 << 20
+#: The state of a projection that is in the file and not among those given.
+NOT_OURS: Final = "not ours"
 
 Progress = Callable[[int], None]
 
@@ -32,7 +34,7 @@ class ViewStatus(msgspec.Struct, frozen=True):
     """How one projection stands.
 
     state: `current`, `behind`, `not built`, `stale` (of another version or another history: it will be
-        built anew) or `failed`.
+        built anew), `failed`, or `not ours` (another program defines it and keeps it up).
     seq: the last event applied. behind: events appended since.
     rows: table to number of rows. skipped: events whose bodies were not as expected.
     failure: what went wrong, and at which event.
@@ -92,7 +94,9 @@ class Engine:
         if not self._file.identified():
             return [ViewStatus.unbuilt(runner.projection, head.seq) for runner in self._runners.values()]
         states = self._file.states()
-        return [self._status(runner, states.get(runner.name), head) for runner in self._runners.values()]
+        ours = [self._status(runner, states.get(runner.name), head) for runner in self._runners.values()]
+        others = [state for name, state in states.items() if name not in self._runners]
+        return [*ours, *(self._described(state, NOT_OURS, head) for state in others)]
 
     def _status(self, runner: Runner, state: State | None, head: Head) -> ViewStatus:
         if state is None:
@@ -103,15 +107,18 @@ class Engine:
             word = "failed"
         else:
             word = "current" if state.seq >= head.seq else "behind"
+        return self._described(state, word, head)
+
+    def _described(self, state: State, word: str, head: Head) -> ViewStatus:
         failure = None if state.failure is None else f"at event {state.failed_seq}: {state.failure}"
         return ViewStatus(
-            name=runner.name,
+            name=state.name,
             version=state.version,
             state=word,
             seq=state.seq,
             behind=max(0, head.seq - state.seq),
             rows=self._file.count(state.tables),
-            skipped=self._file.skipped(runner.name),
+            skipped=self._file.skipped(state.name),
             failure=failure,
         )
 

@@ -1,7 +1,8 @@
 """Conversations in the OpenAI chat format into a ledger, each in one commit, each once.
 
 `conversation` makes the events. A session's id is a digest of its conversation, so one that is there already
-is left as it is: an import that was interrupted is completed by running it again.
+is left as it is: an import that was interrupted is completed by running it again. A session that was left in
+progress is closed by an import that finds its outcome.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from .conversation import (
 class ChatSummary(msgspec.Struct, kw_only=True):
     """What an import did.
 
-    imported: sessions that were not there before. known: those that were. complete, failed, in_progress: how
-    the imported ones ended. counts: what the imported ones held.
+    imported: sessions that were not there before. known: those that were. closed: of those, the ones that an
+    earlier import had left in progress and this one could close. complete, failed, in_progress: how the
+    imported ones ended, and those closed. counts: what the imported ones held.
     """
 
     imported: int = 0
     known: int = 0
+    closed: int = 0
     complete: int = 0
     failed: int = 0
     in_progress: int = 0
@@ -64,6 +67,8 @@ class ChatImporter:
         session_id, digest = identify(conversation)
         if self._is_known(session_id, digest):
             self.summary.known += 1
+            if self._options.outcome is not None:
+                self._close(conversation, session_id, digest)
             return session_id
         made = session_of(conversation, self._options, (session_id, digest))
         try:
@@ -80,6 +85,23 @@ class ChatImporter:
         self.summary.in_progress += made.outcome is None
         self.summary.counts.add(made.counts)
         return session_id
+
+    def _close(self, conversation: Any, session_id: str, digest: str) -> None:
+        """Close a session whose outcome an earlier import did not find, unless somebody goes on with it."""
+        stream = session.STREAM_PREFIX + session_id
+        rows = list(self._ledger.rows(stream=stream))
+        if rows[-1].kind == session.CLOSED:
+            return
+        made = session_of(conversation, self._options, (session_id, digest))
+        if made.outcome is None or len(rows) != len(made.events) - 1:
+            return
+        try:
+            self._ledger.record(made.events[-1:], expect=(stream, rows[-1].seq))
+        except PositionConflict:  # somebody goes on with it
+            return
+        self.summary.closed += 1
+        self.summary.complete += made.outcome == COMPLETE
+        self.summary.failed += made.outcome == SESSION_FAILED
 
     def _is_known(self, session_id: str, digest: str) -> bool:
         """Whether the ledger holds this conversation; SessionTaken if something else stands in its place."""
@@ -109,7 +131,8 @@ def import_chat(
 ) -> ChatSummary:
     """Import conversations (objects with `messages` in the OpenAI chat format) as sessions.
 
-    Importing one again adds nothing. The arguments are those of ChatOptions. On an error the conversations
+    Importing one again adds nothing, but for the end of a session that was left in progress, if `outcome` now
+    names a field that tells it. The arguments are those of ChatOptions. On an error the conversations
     before stay imported. Raises BadConversation, SessionTaken and what `Ledger.record` does.
     """
     importer = ChatImporter(

@@ -80,6 +80,7 @@ def test_the_summary_as_json(tally: Callable[..., Any]) -> None:
     assert result.json == {
         "imported": 2,
         "known": 1,
+        "closed": 0,
         "outcomes": {"complete": 2, "failed": 0, "in_progress": 0},
         "messages": 4,
         "calls": 0,
@@ -93,6 +94,28 @@ def test_the_summary_as_json(tally: Callable[..., Any]) -> None:
         "skipped": 0,
         "head": tally("head").out.strip(),
     }
+
+
+def test_an_import_with_the_right_field_closes_what_a_typo_left_open(tally: Callable[..., Any]) -> None:
+    data = lines(chat(1, reward=1), chat(2, reward=0))
+    assert tally("import", "chat", "-", "--outcome", "rewrd", stdin=data).status == 1
+    found = tally("import", "chat", "-", "--outcome", "reward", stdin=data)
+    assert found.err == (
+        "nothing was imported; 2 sessions were there already, 2 of them left in progress and closed now\n"
+        "outcomes: 1 complete, 1 failed\n"
+    )
+    assert found.status == 0
+    assert tally("replay").status == 0
+
+
+def test_a_transcript_is_no_export(tally: Callable[..., Any]) -> None:
+    Path("chats.jsonl").write_bytes(lines(chat(1), chat(2)))
+    found = tally("import", "chats.jsonl", "new.tally")
+    assert (found.status, found.out) == (3, "")
+    assert found.err == (
+        "tally: chats.jsonl: holds conversations and is no export; import it with `tally import chat`\n"
+    )
+    assert not Path("new.tally").exists()
 
 
 def test_options_reach_the_session(tally: Callable[..., Any]) -> None:

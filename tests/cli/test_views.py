@@ -6,11 +6,11 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from tallystick import Ledger, NewEvent
+from tallystick import Event, Ledger, NewEvent, Projection, Table, Tables, Views
 
 Tally = Callable[..., Any]
 NOON_US = 1_773_316_800_000_000
@@ -109,6 +109,24 @@ def test_rebuild(tally: Tally, desk: Path) -> None:
     tally("views", "rebuild", "streams", "executions")
     rows = tally("views", "status", "--json").json["projections"]
     assert {table: count for one in rows for table, count in one["rows"].items()}["streams"] == 2
+
+
+def test_projections_that_an_app_defines_are_listed_and_named_when_they_go(tally: Tally, desk: Path) -> None:
+    class Own(Projection):
+        name = "own"
+        version = 1
+        tables: ClassVar = {"seen": Table({"seq": int}, pk="seq")}
+
+        def apply(self, event: Event, tables: Tables) -> None:
+            tables["seen"].put({"seq": event.seq})
+
+    with Ledger.open(desk) as ledger, Views(ledger, projections=[Own()]) as views:
+        views.catch_up()
+    assert "own\t1\tnot ours\t4\t0\t0\tseen 4" in tally("views", "status").out.splitlines()
+    assert tally("views", "rebuild", "streams").err.count("\n") == 1
+    found = tally("views", "rebuild")
+    assert found.err.endswith("projection 'own' is gone until the program that defines it reads it again\n")
+    assert "own" not in tally("views", "status").out
 
 
 def test_rebuild_of_what_is_not_there(tally: Tally, desk: Path) -> None:

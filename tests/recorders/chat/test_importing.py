@@ -16,7 +16,16 @@ from typing import Any
 
 import pytest
 
-from tallystick import Durability, InvalidEvent, Ledger, Session, Verdict, get_session, list_sessions
+from tallystick import (
+    Durability,
+    InvalidEvent,
+    Ledger,
+    Session,
+    Verdict,
+    get_session,
+    list_sessions,
+    replay_ledger,
+)
 from tallystick.recorders.chat.conversation import identify
 from tallystick.recorders.chat.importing import ChatSummary, import_chat
 from tallystick.recorders.errors import BadConversation, InvalidUrn, SessionTaken
@@ -91,6 +100,23 @@ def test_an_imported_session_is_a_session(ledger: Ledger) -> None:
         session.record_action("order.check", "failed")
     assert get_session(ledger, open_.session_id).outcome == "failed"
     assert import_chat(ledger, [chat(1)]).known == 1
+
+
+def test_an_import_that_finds_the_outcome_closes_what_one_that_did_not_left_open(ledger: Ledger) -> None:
+    conversations = [chat(1, reward=1), chat(2, reward=0), chat(3), chat(4, reward=1)]
+    assert import_chat(ledger, conversations, outcome="rewrd").in_progress == 4
+    with Session.resume(ledger, identify(conversations[3])[0]) as session:
+        session.record_action("order.check", "verified")
+    assert import_chat(ledger, conversations) == ChatSummary(known=4), "nothing says how they ended"
+    found = import_chat(ledger, conversations, outcome="reward")
+    assert found == ChatSummary(known=4, closed=2, complete=1, failed=1)
+    outcomes = [get_session(ledger, identify(one)[0]).outcome for one in conversations]
+    assert outcomes[:3] == ["complete", "failed", "in_progress"]
+    head = ledger.head()
+    assert import_chat(ledger, conversations, outcome="reward") == ChatSummary(known=4)
+    assert ledger.head() == head
+    report = replay_ledger(ledger)
+    assert report.diverged == 0, str(report)
 
 
 def test_another_session_in_its_place_is_no_import(ledger: Ledger) -> None:
