@@ -315,6 +315,26 @@ class LedgerMoved(Unavailable):
         )
 
 
+class LogRemoved(LedgerMoved):
+    """The write-ahead log of the file that was opened for writing was removed or replaced under its writer.
+
+    Fields as of LedgerMoved. Where nobody else wrote since, closing the ledger saves the events.
+    """
+
+    def __init__(self, where: str, found: str, last: int, seen: int) -> None:
+        self.found = found
+        self.last = last
+        self.seen = seen
+        lately = f"events {seen + 1} to {last} were appended" if last > seen else "nothing was appended"
+        Unavailable.__init__(
+            self,
+            where,
+            f"there is {found} where its write-ahead log was opened ({where}-wal); since it was last seen "
+            f"{lately}",
+            "close the ledger everywhere (which saves them if nobody else wrote) and run `tally verify`",
+        )
+
+
 class Interfered(StoreError):
     """The file did not keep events as they were sent, without an error: a trigger, as a rule.
 

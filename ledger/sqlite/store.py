@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -21,11 +21,21 @@ from typing import Any, Final
 import apsw
 
 from ..chain import NO_HASH
-from ..errors import Closed, Corrupt, Interfered, LedgerMoved, TracesRemain, Unavailable
+from ..errors import (
+    Closed,
+    Corrupt,
+    Interfered,
+    LedgerMoved,
+    LogRemoved,
+    TallyError,
+    TracesRemain,
+    Unavailable,
+)
 from ..event import COLUMNS, Head, Row
 from ..headfile import beside, read_head_file
 from ..store import Build
 from .connection import committing, connect_reader, connect_writer, immediate, named_errors
+from .place import NO_FILE, Place
 from .tail import held_against
 
 _SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
@@ -168,8 +178,7 @@ class SQLiteStore:
             self._writer = connect_writer(
                 self.path, create=create, synchronous=durability.value, timeout_s=timeout_s
             )
-            self._real_place = os.path.abspath(self.path)  # which a change of directory does not move
-            self._file_id = self._id_at_path()
+            self._place = Place(self.path)
 
     # -- writing -----------------------------------------------------------------------
 
@@ -247,37 +256,51 @@ class SQLiteStore:
         if busy:
             raise TracesRemain(where, traces)
 
-    def _id_at_path(self) -> tuple[int, int] | None:
-        """Which file is at the path now; None if there is none. Raises OSError where it cannot be told."""
-        try:
-            found = os.stat(self._real_place)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_dev, found.st_ino
-
-    def _found_instead(self) -> str | None:
-        """What is at the path instead of the file that was opened for writing; None if that is there."""
-        try:
-            found = self._id_at_path()
-        except OSError:  # a right withdrawn, say: no sign that it was moved
-            return None
-        if found is None:
-            return "no file"
-        return None if found == self._file_id else "another file"
-
     def is_in_place(self) -> bool:
-        """Whether the file that was opened for writing is, as far as can be told, the one at the path."""
-        return self._writer is None or self._found_instead() is None
+        """Whether what was opened for writing, file and log, is still at its path, as far as can be told."""
+        return self._writer is None or self._place.missing() is None
 
     def _look_for_the_file(self) -> None:
-        """Raise LedgerMoved if the file at the path is another than the one opened.
+        """Raise LedgerMoved if the file at the path, or the log beside it, is another than the one opened.
 
         No reader would ever find what is appended here. The write lock is held.
         """
-        found = self._found_instead()
-        if found is not None:
-            raise LedgerMoved(str(self.path), found, max(self._last_seq, self._seen_seq), self._seen_seq)
-        self._seen_s, self._seen_seq = time.monotonic(), max(self._last_seq, self._seen_seq)
+        missing = self._place.missing()
+        last = max(self._last_seq, self._seen_seq)
+        if missing is None:
+            self._seen_s, self._seen_seq = time.monotonic(), last
+        elif missing.log:
+            raise LogRemoved(str(self.path), missing.found, last, self._seen_seq)
+        else:
+            raise LedgerMoved(str(self.path), missing.found, last, self._seen_seq)
+
+    def _folded_in(self, moved: LedgerMoved) -> bool:
+        """Fold the log that is open into its file, if that can do no harm; whether all is at the path then.
+
+        Where the log was removed, somebody else may have written meanwhile, and the pages of two logs in
+        one file would be the end of it: so the file, as it lies without any log, has to end with an event
+        of ours.
+        """
+        assert self._writer is not None
+        try:
+            if not isinstance(moved, LogRemoved):
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return False
+            if moved.found != NO_FILE or not self._is_ours(self._end_as_it_lies()):
+                return False
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return self._end_as_it_lies() == self._head(self._writer)
+        except (apsw.Error, TallyError):
+            return False
+
+    def _end_as_it_lies(self) -> Head:
+        with closing(connect_reader(self.path, timeout_s=self._timeout_s, immutable=True)) as con:
+            return self._head(con)
+
+    def _is_ours(self, head: Head) -> bool:
+        assert self._writer is not None
+        found = self._writer.execute("SELECT hash FROM events WHERE seq = ?", (head.seq,)).get
+        return bool(found == head.hash)
 
     def _writing_connection(self) -> apsw.Connection:
         self._check_usable()
@@ -523,18 +546,16 @@ class SQLiteStore:
                 self._idle_readers.pop().close()
             if self._writer is None:
                 return
-            moved = None
+            lost = None
             try:
                 self._look_for_the_file()
-            except LedgerMoved as error:
-                moved = error
-                # Closing would delete the log by its name, which may be another ledger's by now.
-                with suppress(apsw.Error):
-                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except LedgerMoved as moved:
+                lost = None if self._folded_in(moved) else moved
+                # Closing would delete the log by its name, which may be another's by now.
                 self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._writer.close()
-        if moved is not None and moved.last > moved.seen:
-            raise moved
+        if lost is not None and lost.last > lost.seen:
+            raise lost
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from tallystick import (
@@ -19,6 +21,7 @@ from tallystick import (
     Interfered,
     Ledger,
     LedgerMoved,
+    LogRemoved,
     Unavailable,
     Verdict,
 )
@@ -47,8 +50,9 @@ TRIGGERS = {"swallowed": (SWALLOW, False), "deleted": (DELETE, False), "altered"
 
 
 def run(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(script)
+    """By the library that the ledger uses: a second one in this process would drop the locks of the first."""
+    with closing(apsw.Connection(str(path))) as db:
+        db.execute(script)
 
 
 @pytest.mark.parametrize("practised", [False, True], ids=["first append", "where nobody else writes"])
@@ -189,6 +193,67 @@ def test_closing_tells_what_appending_had_no_time_to_notice(
     ) as caught:
         ledger.close()
     assert (caught.value.seen, caught.value.last) == (5, 9)
+
+
+def test_a_log_removed_under_its_writer(ledger_path: Path, make_ledger: Make, always_look: None) -> None:
+    """Whoever deletes `-wal` beside a live ledger: the writer stops, closing saves what was acknowledged."""
+    make_ledger(ledger_path, 5)
+    ledger = Ledger.open(ledger_path)
+    receipt = ledger.append("note.kept")
+    log = Path(f"{ledger_path}-wal")
+    log.unlink()
+    with pytest.raises(LogRemoved, match="there is no file where its write-ahead log was opened") as caught:
+        ledger.append("note.kept")
+    assert (caught.value.seen, caught.value.last, caught.value.where) == (5, 6, str(ledger_path))
+    ledger.close()
+    with Ledger.open(ledger_path) as again:
+        assert again.verify(expect=Head(6, receipt.hash)).verdict is Verdict.VERIFIED
+        assert again.append("note.kept").seq == 7
+
+
+APPEND_AND = """
+import sys
+from tallystick import Ledger
+with Ledger.open(sys.argv[1]) as ledger:
+    print(ledger.append("note.kept").seq, flush=True)
+    if sys.argv[2] == "stay":
+        sys.stdin.read()
+    else:
+        ledger.erase(2, "asked to")  # folds the log into the file
+"""
+
+
+@pytest.mark.parametrize(("then", "found"), [("stay", "another file"), ("leave", "no file")])
+def test_a_log_removed_under_its_writer_while_another_process_writes(
+    then: str, found: str, ledger_path: Path, make_ledger: Make
+) -> None:
+    """What the other one wrote stays whole: no log is folded over it. What is lost is named."""
+    make_ledger(ledger_path, 5)
+    ours = Ledger.open(ledger_path)
+    ours.append("note.kept")
+    for end in ("-wal", "-shm", ".head"):
+        Path(f"{ledger_path}{end}").unlink()
+    other = subprocess.Popen(
+        [sys.executable, "-c", APPEND_AND, str(ledger_path), then],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "6\n", "the log that was removed held our event 6"
+    if then == "leave":
+        other.communicate()
+        Path(f"{ledger_path}-wal").unlink()
+    with pytest.raises(LogRemoved, match=f"there is {found}") as caught:
+        ours.close()
+    assert (caught.value.seen, caught.value.last) == (5, 6)
+    other.communicate()
+    assert other.returncode == 0
+    with Ledger.open(ledger_path) as whole:
+        assert whole.head().seq == (6 if then == "stay" else 7)
+        assert whole.verify(expect=whole.head()).verdict is Verdict.VERIFIED
+    with closing(apsw.Connection(str(ledger_path))) as db:
+        assert db.execute("PRAGMA integrity_check").get == "ok"
 
 
 def test_a_file_that_came_back_is_written_again(

@@ -474,6 +474,8 @@ whoever means it drops them first, and everything above was done without them.
 - **A file taken from under its writer**, moved, removed or replaced: what is at the path verifies, or
   not, as what it is. The writer looks once a second, while it appends, whether its file is still there,
   and when it closes; then it stops with `LedgerMoved`, which names the events that may be nowhere else.
+  Likewise for the write-ahead log beside the file (`LogRemoved`); closing saves what was in it where nobody
+  else has written since.
 - **Whether the record is true**, who wrote it, and when. `at` is what the writer's clock said.
 """
 

@@ -54,6 +54,7 @@ PUBLIC = [
     "KeyConflict",
     "Ledger",
     "LedgerMoved",
+    "LogRemoved",
     "LedgerNotFound",
     "Locked",
     "MalformedEvent",
