@@ -82,7 +82,7 @@ def status_of(error: BaseException) -> int:
     findings: tuple[type[BaseException], ...] = (
         *(errors.KeyConflict, errors.PositionConflict, errors.TailLost, errors.MalformedEvent),
         *(recorders.SessionTaken, recorders.SessionNotExpirable, views.ProjectionFailed, views.AlteredViews),
-        *(gateway.RequestConflict, gateway.DecisionErased),
+        *(gateway.RequestConflict, gateway.DecisionErased, gateway.DecisionAltered, replay.MalformedDecision),
     )
     if isinstance(error, findings):
         return 1
@@ -119,7 +119,7 @@ def _settle_streams() -> None:
 
 def _one_line(error: click.ClickException) -> str:
     """A usage error in the form of our own: what, where, and the page that helps."""
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("\n\t", " ")
     if not message.startswith("-"):
         message = message[:1].lower() + message[1:]
     ctx = getattr(error, "ctx", None)

@@ -58,8 +58,8 @@ def load_policy(given: Path | None, ledger: Path) -> Policy:
 
 @click.command(
     "decide",
-    epilog="Exit status: 0 TRUST (with --nl: all of them); 1 any other verdict, also under an advisory "
-    "policy; 2 bad request or policy, nothing was recorded; 3 could not record.",
+    epilog="Exit status: 0 go on: TRUST, or any verdict that an advisory policy gave (with --nl: for all "
+    "requests); 1 any other verdict; 2 bad request or policy, nothing was recorded; 3 could not record.",
 )
 @click.option(
     "--in", "source", type=SOURCE, required=True, metavar="FILE", help="The request, JSON; - is stdin."
@@ -94,17 +94,18 @@ def decide_command(
     \b
     tally decide --in request.json && ./refund.sh
 
-    Only TRUST exits 0, so that a script fails closed. --json prints the whole record. With --nl FILE holds
-    a request a line, and each record is printed on a line as soon as it is decided; at a bad line it ends,
-    and those before it stay decided. A request with a request_id that was decided before gets the first
-    record again.
+    A script that goes on only at 0 fails closed: 0 is TRUST, or a verdict under a policy in advisory mode,
+    which is recorded, printed as not enforced and stops nobody. What the gateway could not decide or record
+    is never 0. --json prints the whole record. With --nl FILE holds a request a line, and each record is
+    printed on a line as soon as it is decided; at a bad line it ends, and those before it stay decided. A
+    request with a request_id that was decided before gets the first record again.
     """
     if as_json and as_lines:
         raise click.UsageError("--json and --nl exclude each other")
     from tallystick.recorders.gateway.gateway import Gateway
 
     policy = load_policy(given, path)
-    unrecorded = untrusted = 0
+    unrecorded = stopped = 0
     with ExitStack() as stack:
         file = open_source(source, stack)
         requests = (
@@ -114,11 +115,11 @@ def decide_command(
         for number, request in enumerate(requests, start=1):
             record = _decide(gateway, request, source_name(source), number if as_lines else 0)
             unrecorded += not record.recorded
-            untrusted += not record.trusted
+            stopped += not record.may_proceed
             _print(record, as_json, as_lines)
             if record.error is not None:
                 say(f"tally: {record.error}")
-    if unrecorded or untrusted:
+    if unrecorded or stopped:
         ctx.exit(3 if unrecorded else 1)
 
 
@@ -172,7 +173,7 @@ def print_decision(record: DecisionRecord) -> None:
     policy = record.policy
     pairs: list[tuple[str, str]] = []
     if sys.stdout.isatty():
-        sys.stdout.write(f"{verdict_text(record.verdict)}: {MEANINGS[record.verdict]}\n")
+        sys.stdout.write(f"{verdict_text(record.verdict)}: {meaning(record)}\n")
     else:
         pairs.append(("verdict", record.verdict))
     pairs += [("decision", record.decision_id if record.recorded else "could not be recorded")]
@@ -185,6 +186,11 @@ def print_decision(record: DecisionRecord) -> None:
     if not record.enforced:
         pairs.append(("mode", "advisory: the verdict is not enforced"))
     print_pairs(pairs)
+
+
+def meaning(record: DecisionRecord) -> str:
+    """What a verdict asks for, and whether that is enforced."""
+    return MEANINGS[record.verdict] + ("" if record.enforced else " (advisory: not enforced)")
 
 
 def verdict_text(verdict: str, width: int = 0) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+
+from tallystick.events import gateway as events
 
 from .app import TimeType, exit_status, ledger_option, open_to_read, open_to_write
 from .output import (
@@ -24,9 +26,11 @@ from .output import (
     time_text,
 )
 from .read import LOG_LIMIT
+from .remarks import Altered
 from .views import say_where
 
 if TYPE_CHECKING:
+    from tallystick.ledger.event import Row
     from tallystick.ledger.ledger import Ledger
     from tallystick.recorders.gateway.gateway import Gateway
     from tallystick.recorders.gateway.record import DecisionRecord
@@ -39,6 +43,8 @@ ID_CHARACTERS_MIN: Final = 12
 #: Characters of an intent for which columns are left out on a narrow terminal; these, the first one first.
 _INTENT_MIN: Final = 10
 _SPARED: Final = ("tenant", "amount", "time (UTC)")
+#: An event's number. Ids begin with a zero until the year 3084.
+_SEQ: Final = re.compile("[1-9][0-9]{0,17}")
 _LISTS: Final = ("tags", "reason_codes", "matched_rules")
 _HIDDEN: Final = frozenset({"id_before", "id_after", "words"})
 
@@ -60,20 +66,50 @@ def is_decision(text: str) -> bool:
 
 
 def decision_id(ledger: Ledger, text: str) -> str:
-    """The whole id of the decision whose id is the text or begins with it.
+    """The whole id of the decision whose id is the text or begins with it, or that this event is about.
 
-    Raises NoSuchId, AmbiguousPrefix.
+    Raises UsageError, NoSuchEvent, NoSuchDecision, AmbiguousPrefix.
     """
     from tallystick.projections.errors import NoSuchId
     from tallystick.projections.views import views_of
+    from tallystick.recorders.gateway.errors import NoSuchDecision
 
-    rest = re.sub(rf"^(decision:)?({ID_PREFIX})?", "", text, flags=re.IGNORECASE)
-    if not rest:  # begins every id, and is the slip of a script
-        raise NoSuchId("decisions", text)
-    found: str = views_of(ledger).find_by_prefix("decisions", "decision_id", ID_PREFIX + rest.upper())[
-        "decision_id"
-    ]
-    return found
+    text = text.strip()
+    if _SEQ.fullmatch(text):
+        return _decision_of(ledger, int(text))
+    rest = re.sub(rf"^(decision:)?({ID_PREFIX})?", "", text, flags=re.IGNORECASE).upper()
+    if not rest:  # the slip of a script
+        raise click.UsageError(f"{text!r} begins every id; give more of it: `tally decisions` lists them")
+    try:
+        found = views_of(ledger).find_by_prefix("decisions", "decision_id", ID_PREFIX + rest)
+    except NoSuchId:
+        if not _is_id(rest) or next(_rows_of(ledger, ID_PREFIX + rest), None) is None:
+            raise NoSuchDecision(text) from None
+        return ID_PREFIX + rest  # it is there, and no row of it: erased, or altered
+    return str(found["decision_id"])
+
+
+def _decision_of(ledger: Ledger, seq: int) -> str:
+    """The id of the decision that an event records or is about. Raises NoSuchEvent, UsageError."""
+    from tallystick.ledger.errors import NoSuchEvent
+
+    row = next(ledger.rows(seq - 1, before=seq + 1), None)
+    if row is None:
+        raise NoSuchEvent(seq, ledger.head().seq)
+    prefix, _, name = row.stream.partition(":")
+    if f"{prefix}:" != events.decision_stream("") or not name:
+        raise click.UsageError(
+            f"event {seq} is a {row.kind}, and no decision's; `tally decisions` lists decisions"
+        )
+    return name
+
+
+def _is_id(rest: str) -> bool:
+    return re.fullmatch(r"[0-9A-Z]{26}", rest) is not None
+
+
+def _rows_of(ledger: Ledger, whole_id: str) -> Iterator[Row]:
+    return ledger.rows(stream=events.decision_stream(whole_id), limit=1)
 
 
 def gateway_of(ledger: Ledger) -> Gateway:
@@ -85,17 +121,17 @@ def gateway_of(ledger: Ledger) -> Gateway:
 
 
 def is_altered(ledger: Ledger, record: DecisionRecord) -> bool:
-    """Whether the event of a decision, or its policy's, does not match its own hashes; says so."""
-    from tallystick.recorders.gateway.pack import check_row
+    """Whether an event of a decision's, or its policy's, does not match its own hashes; says so."""
     from tallystick.recorders.gateway.packing import registration_of
 
     assert record.receipt is not None, "it was read from the ledger"
-    seq = record.receipt.seq
-    rows = [next(ledger.rows(seq - 1, before=seq + 1)), registration_of(ledger, record.policy.policy_hash)]
-    found = [contradiction.problem for row in rows if row is not None for contradiction in check_row(row)]
-    for problem in found:
-        say(f"tally: {problem}; what is said here is not what was decided: run `tally verify`")
-    return bool(found)
+    said = ledger.rows(record.receipt.seq - 1, stream=events.decision_stream(record.decision_id))
+    rows = [*said, registration_of(ledger, record.policy.policy_hash)]
+    altered = Altered("what is said here is not what was decided")
+    for row in rows:
+        if row is not None:
+            altered.look_at(row)
+    return altered.count > 0
 
 
 def show_decision(ledger: Ledger, text: str, as_json: bool, request_alone: bool) -> bool:
@@ -319,14 +355,16 @@ def amount_text(value: float | None, currency: str | None) -> str:
 def label_command(decision: str, label: str, summary: str, path: Path, as_json: bool) -> None:
     """Say how the decision ID turned out; later requests like it are judged by that.
 
-    The decision itself is never changed. To take back what was learned, erase the memory.added event that
-    follows the label: `tally erase SEQ`.
+    ID may be the beginning of an id, or the number of the decision's event. The last label counts: it takes
+    the place of those before. The same label and summary again adds nothing. The decision itself is never
+    changed. To take back what was learned, erase the memory.added event that follows the label, `tally erase
+    SEQ`; the label before it counts again.
     """
     with open_to_write(path) as ledger:
         gateway = gateway_of(ledger)
         whole_id = decision_id(ledger, decision)
+        before = ledger.head().seq
         entry = gateway.label(whole_id, label, summary)
-        assert entry is not None, "no batch is open"
         seq = int(entry.event_id.removeprefix("evt_"))
         record = gateway.record(whole_id)
         said = ledger.get(seq)
@@ -343,7 +381,10 @@ def label_command(decision: str, label: str, summary: str, path: Path, as_json: 
             }
         )
         return
-    say(f"labelled {whole_id} {label}; {_effect(record, seq)}")
+    if seq <= before:
+        say(f"{whole_id} was labelled {label} like this before, by event {seq}; nothing was added")
+    else:
+        say(f"labelled {whole_id} {label}; {_effect(record, seq)}")
     print(f"{seq}:{said.hash.hex()}")
 
 

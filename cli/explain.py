@@ -14,9 +14,9 @@ import click
 import msgspec
 
 from .app import exit_status, ledger_option, open_to_read
-from .decide import MEANINGS, verdict_text
+from .decide import meaning, verdict_text
 from .decisions import amount_text, decision_id, gateway_of, is_altered
-from .output import coloured, json_option, json_text, print_json, printable, time_text
+from .output import coloured, json_option, json_text, print_json, printable, say, time_text
 
 if TYPE_CHECKING:
     from tallystick.ledger.ledger import Ledger
@@ -77,8 +77,10 @@ def explain_command(ctx: click.Context, decision: str, as_markdown: bool, path: 
 
     Says the verdict, the rule that decided and what it looked at, what else fired, what is missing, what
     kept the request from being trusted, similar past cases with how they turned out, and under which policy
-    it was decided. ID may be the beginning of an id.
+    it was decided. ID may be the beginning of an id, or the number of the decision's event.
     """
+    from tallystick.ledger.errors import MalformedEvent
+    from tallystick.recorders.gateway.errors import InvalidPolicy
     from tallystick.recorders.gateway.explanation import explain
     from tallystick.recorders.gateway.packing import registered_text
     from tallystick.recorders.gateway.policy import parse_cached
@@ -88,8 +90,13 @@ def explain_command(ctx: click.Context, decision: str, as_markdown: bool, path: 
     with open_to_read(path) as ledger:
         record = gateway_of(ledger).record(decision_id(ledger, decision))
         altered = is_altered(ledger, record)
-        text = registered_text(ledger, record.policy.policy_hash)
-        policy = None if text is None else parse_cached(text, "policy")
+        policy = None
+        try:
+            text = registered_text(ledger, record.policy.policy_hash)
+            policy = None if text is None else parse_cached(text, "policy")
+        except (MalformedEvent, InvalidPolicy) as error:
+            say(f"tally: the recorded policy cannot be read: {error}")
+            altered = True
         explanation = explain(record, policy)
         cases = _cases(ledger, explanation)
     if as_json:
@@ -108,11 +115,11 @@ def _cases(ledger: Ledger, explanation: Explanation) -> list[dict[str, Any]]:
     cases = []
     for match in explanation.similar:
         rows = views_of(ledger).rows(
-            "SELECT d.decision_id, d.verdict, d.at, d.intent FROM memory_items AS m"
+            "SELECT d.decision_id, d.verdict, d.at, d.intent, d.label AS label_now FROM memory_items AS m"
             " JOIN decisions AS d ON d.decision_id = m.decision_id WHERE m.memory_id = ?",
             (match.memory_id,),
         )
-        found = rows[0] if rows else {"decision_id": None, "verdict": None, "at": None, "intent": None}
+        found = rows[0] if rows else dict.fromkeys(("decision_id", "verdict", "at", "intent", "label_now"))
         cases.append({**msgspec.to_builtins(match), **found})
     return cases
 
@@ -139,7 +146,6 @@ def _object(record: DecisionRecord, explanation: Explanation, cases: list[dict[s
 def _answer(
     record: DecisionRecord, explanation: Explanation, policy: Policy | None, cases: list[dict[str, Any]]
 ) -> Answer:
-    meaning = MEANINGS[record.verdict] + ("" if record.enforced else " (advisory: not enforced)")
     sections = [
         Section("Why", list(_why(record, explanation, policy))),
         Section("What else fired", [_rule(rule) for rule in explanation.also_fired]),
@@ -150,7 +156,7 @@ def _answer(
         Section("What was said of it since", list(_since(record))),
         Section("Under which policy", list(_policy(record, policy))),
     ]
-    return Answer(record.verdict, meaning, _about(record), [each for each in sections if each.items])
+    return Answer(record.verdict, meaning(record), _about(record), [each for each in sections if each.items])
 
 
 def _about(record: DecisionRecord) -> str:
@@ -184,7 +190,9 @@ def _why(record: DecisionRecord, explanation: Explanation, policy: Policy | None
             told = _rule(rule)
             yield Item(f"{told.text} It decided." if not number else told.text, told.more)
     if policy is None and record.policy.policy_hash is not None:
-        yield Item("The text of the policy was erased, so what the rules looked at cannot be told.")
+        yield Item(
+            "The text of the policy was erased, or altered, so what the rules looked at cannot be told."
+        )
 
 
 def _rule(rule: RuleExplained) -> Item:
@@ -235,10 +243,12 @@ def _asked(query: Any) -> Item:
 
 
 def _case(case: dict[str, Any]) -> Item:
-    """A past case: how alike, how it turned out, what was decided then."""
+    """A past case: how alike, how it was labelled when this was decided and is now, what was decided then."""
     alike = f"{case['score']:.0%} alike ({case['numerator']}/{case['denominator']})"
     label = case["label"].replace("_", " ")
     summary = f", “{case['summary']}”" if case["summary"] else ""
+    if case["label_now"] not in (None, case["label"]):
+        summary += f" (labelled {case['label_now'].replace('_', ' ')} since)"
     if case["decision_id"] is None:
         return Item(f"{alike}: {label}{summary}. Its decision was erased.")
     then = f"{case['verdict']} on {time_text(case['at'])[:10]} for “{case['intent']}”"
@@ -284,17 +294,23 @@ def _value(value: Any) -> str:
 
 def _prose(answer: Answer) -> str:
     width = min(WIDTH_MAX, shutil.get_terminal_size().columns)
-    lines = [f"{verdict_text(answer.verdict)}: {answer.meaning}.", *_wrapped(answer.about, "", width)]
-    for section in answer.sections:
+    lines = [f"{verdict_text(answer.verdict)}: {answer.meaning}.", *wrapped(answer.about, "", width)]
+    return "\n".join([*lines, *prose_sections(answer.sections, width)]) + "\n"
+
+
+def prose_sections(sections: list[Section], width: int) -> list[str]:
+    """Sections in lines for a terminal, each behind an empty line."""
+    lines = []
+    for section in sections:
         lines += ["", coloured(section.title, bold=True)]
         for item in section.items:
-            lines += _wrapped(item.text, "  ", width)
+            lines += wrapped(item.text, "  ", width)
             for more in item.more:
-                lines += _wrapped(more, "    - ", width)
-    return "\n".join(lines) + "\n"
+                lines += wrapped(more, "    - ", width)
+    return lines
 
 
-def _wrapped(text: str, indent: str, width: int) -> list[str]:
+def wrapped(text: str, indent: str, width: int) -> list[str]:
     """Lines of a text; later ones a little further in. Control characters are escaped first."""
     hanging = " " * len(indent) + ("" if indent.endswith("- ") or not indent else "  ")
     return textwrap.wrap(
@@ -308,15 +324,21 @@ def _wrapped(text: str, indent: str, width: int) -> list[str]:
 
 
 def _markdown(answer: Answer) -> str:
-    lines = [f"# {answer.verdict}: {_plain(answer.meaning)}", "", _plain(answer.about)]
-    for section in answer.sections:
+    lines = [f"# {answer.verdict}: {plain(answer.meaning)}", "", plain(answer.about)]
+    return "\n".join([*lines, *markdown_sections(answer.sections)]) + "\n"
+
+
+def markdown_sections(sections: list[Section]) -> list[str]:
+    """Sections in lines of Markdown, each behind an empty line."""
+    lines = []
+    for section in sections:
         lines += ["", f"## {section.title}", ""]
         for item in section.items:
-            lines.append(f"- {_plain(item.text)}")
-            lines += [f"  - {_plain(more)}" for more in item.more]
-    return "\n".join(lines) + "\n"
+            lines.append(f"- {plain(item.text)}")
+            lines += [f"  - {plain(more)}" for more in item.more]
+    return lines
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text that Markdown shows as it is: nothing in it becomes a link, an image or HTML."""
     return _MARKDOWN.sub(r"\\\1", printable(text))

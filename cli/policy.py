@@ -1,4 +1,4 @@
-"""Commands on policies: `tally policy validate`, `test` and `diff`."""
+"""Commands on policies: `tally policy validate`, `test` and `diff`; `backtest` has a module of its own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tallystick.ledger import canonical
 from tallystick.ledger.errors import BadLine
 
 from .app import exit_status, ledger_option
+from .backtest import backtest_command
 from .decide import POLICY_NAME, load_policy, policy_path
 from .lines import BOM, SOURCE, open_source, readable, source_name
 from .output import (
@@ -54,11 +55,14 @@ _SIGN_COLOURS: Final = {"added": "green", "removed": "red", "changed": "yellow",
 @ledger_option
 @click.pass_context
 def policy_command(ctx: click.Context, path: Path) -> None:
-    """Check, test and compare policies; none of it needs a ledger."""
+    """Check, test and compare policies; only `backtest` reads a ledger."""
     ctx.obj = path
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
+
+
+policy_command.add_command(backtest_command)
 
 
 # -- validate ----------------------------------------------------------------------------------
@@ -172,6 +176,8 @@ def test_command(ctx: click.Context, vectors: Path, given: Path | None, path: Pa
     with ExitStack() as stack:
         file = open_source(vectors, stack)
         tried = [_try(policy, *one, reached) for one in _vectors(file, source_name(vectors))]
+    if not tried:
+        raise click.UsageError(f"{source_name(vectors)} holds no vector: nothing was tested")
     failed = [one for one in tried if not one.passed]
     unreached = [rule.rule_id for rule in policy.rules if rule.rule_id not in reached]
     if as_json:

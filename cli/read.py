@@ -1,7 +1,8 @@
 """Commands that read: log, show, tail, export.
 
-An event that was altered so that it cannot be decoded does not end a listing: it is named on stderr,
-the rest is shown, and the exit status is 1.
+An event that does not match its own hashes is named on stderr, and the exit status is 1. It does not end a
+listing: what can be decoded is shown, the rest left out. `export` writes rows as they are stored, which takes
+little more than reading them; hashing them, too, would take half as long again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from tallystick.ledger.errors import MalformedEvent, Unavailable
+from tallystick.ledger.errors import MalformedEvent, NoSuchEvent, Unavailable
 
 from . import INTERRUPTED
 from .app import (
@@ -52,17 +53,17 @@ from .output import (
     short_time_text,
     time_text,
 )
-from .remarks import remark_on_end
+from .remarks import Altered, remark_on_end
 
 if TYPE_CHECKING:
-    from tallystick.ledger.event import Event
+    from tallystick.ledger.event import Event, Row
     from tallystick.ledger.ledger import Ledger
 
 LOG_LIMIT: Final = 30
 EVENT_COLUMNS: Final = ("seq", "time (UTC)", "kind", "stream", "body")
 EXPORT_PROGRESS_EVERY: Final = 1000
 
-_LISTED: Final = exit_status("listed", "an event was altered and cannot be decoded")
+_LISTED: Final = exit_status("listed", "an event was altered")
 
 
 @click.command("log", epilog=_LISTED)
@@ -120,7 +121,7 @@ def log_command(
     with open_to_read(path) as ledger:
         remark_on_end(path)
         found = Decoded(
-            ledger.read(
+            ledger.rows(
                 first - 1,
                 before=None if last is None else last + 1,
                 stream=stream,
@@ -132,28 +133,34 @@ def log_command(
         _print_events(islice(events, limit) if limit else events, as_json, as_lines)
         if limit and as_table and next(events, None) is not None:
             say(f"… and more; -n 0 lists all, -n N the first N (now {limit})")
-    if found.altered:
+    found.altered.remark_on_rest()
+    if found.altered.count:
         ctx.exit(1)
 
 
 class Decoded:
-    """Events as they are read; one that cannot be decoded is named on stderr and left out."""
+    """The events of rows; those altered are named on stderr, and left out if they cannot be decoded."""
 
-    def __init__(self, events: Iterator[Event]) -> None:
-        self.altered = 0
-        self._events = events
+    def __init__(self, rows: Iterator[Row]) -> None:
+        from tallystick.ledger.event import Event
+
+        self.altered = Altered()
+        self._rows = rows
+        self._decode = Event.from_row
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
         while True:
+            row = next(self._rows)
             try:
-                return next(self._events)  # decodes a row at a time: an error does not end it
+                event = self._decode(row)
             except MalformedEvent as error:
-                self.altered += 1
-                sys.stdout.flush()
-                say(f"tally: {error}")
+                self.altered.remark(str(error))
+            else:
+                self.altered.look_at(row)
+                return event
 
 
 def _filter(since: int | None, until: int | None, text: str | None) -> Callable[[Event], bool]:
@@ -190,7 +197,7 @@ def _columns(event: Event) -> tuple[Any, ...]:
     return event.seq, time, event.kind, event.stream, body_text(event)
 
 
-@click.command("show", epilog=exit_status("shown", "the event was altered and cannot be decoded"))
+@click.command("show", epilog=exit_status("shown", "the event was altered"))
 @click.argument("shown", metavar="SEQ|ID")
 @click.option("--request", "request_alone", is_flag=True, help="Of a decision: print its request alone.")
 @ledger_option
@@ -205,29 +212,47 @@ def show_command(ctx: click.Context, shown: str, request_alone: bool, path: Path
     """
     from .decisions import is_decision, show_decision
 
-    if is_decision(shown):
+    if is_decision(shown) or request_alone:
         with open_to_read(path) as ledger:
             whole = show_decision(ledger, shown, as_json, request_alone)
         if not whole:
             ctx.exit(1)
         return
     seq = SeqType().convert(shown, None, ctx)
-    if request_alone:
-        raise click.UsageError("--request goes with the id of a decision")
     with open_to_read(path) as ledger:
-        try:
-            event = ledger.get(seq)
-        except MalformedEvent as error:
-            stored = msgspec.json.decode(next(ledger.export(seq, seq)))
-            if as_json:
-                print_json(stored)
-            else:
-                print_pairs([(name, str(value)) for name, value in stored.items() if value is not None])
-            say(f"tally: {error}")
-            ctx.exit(1)
+        row = next(ledger.rows(seq - 1, before=seq + 1), None)
+        if row is None:
+            raise NoSuchEvent(seq, ledger.head().seq)
+    altered = _show_row(row, as_json)
+    if altered:
+        ctx.exit(1)
+
+
+def _show_row(row: Row, as_json: bool) -> bool:
+    """Print an event, or its columns as they are stored if it cannot be decoded; whether it was altered."""
+    from tallystick.ledger.event import Event
+    from tallystick.ledger.portable import export_line
+
+    altered = Altered()
+    try:
+        event = Event.from_row(row)
+    except MalformedEvent as error:
+        stored = msgspec.json.decode(export_line(row))
+        if as_json:
+            print_json(stored)
+        else:
+            print_pairs([(name, str(value)) for name, value in stored.items() if value is not None])
+        altered.remark(str(error))
+        return True
     if as_json:
         print_json(event_object(event))
-        return
+    else:
+        _print_event(event)
+    altered.look_at(row)
+    return altered.count > 0
+
+
+def _print_event(event: Event) -> None:
     meta = event.meta or {}
     named = meta.items() if isinstance(meta, dict) else [("", meta)]  # altered, if no object
     pairs = [
@@ -298,12 +323,13 @@ def tail_command(
     with open_to_read(path) as ledger:
         remark_on_end(path)
         end = ledger.head().seq
-        following = Decoded(_Follow(ledger, path, end, stream, wanted))
         # Twice, so that any number of events takes constant memory: back to the first, then forth.
-        backwards = ledger.read(before=end + 1, stream=stream, kinds=wanted, limit=limit, reverse=True)
-        first = min(_seqs(backwards), default=end + 1)
-        last = Decoded(ledger.read(first - 1, before=end + 1, stream=stream, kinds=wanted))
+        following = _Follow(ledger, path, end, stream, wanted)
+        backwards = ledger.rows(before=end + 1, stream=stream, kinds=wanted, limit=limit, reverse=True)
+        first = min((row.seq for row in backwards), default=end + 1)
+        last = Decoded(ledger.rows(first - 1, before=end + 1, stream=stream, kinds=wanted))
         _print_tail(last, table, as_lines)
+        last.altered.remark_on_rest()
         if follow:
             try:
                 for event in following:
@@ -311,25 +337,12 @@ def tail_command(
             except KeyboardInterrupt:  # the way to end it, and nothing to remark on
                 end_interrupted_line()
                 ctx.exit(INTERRUPTED)
-    if last.altered:
+    if last.altered.count:
         ctx.exit(1)
 
 
-def _seqs(events: Iterator[Event]) -> Iterator[int]:
-    """The seqs of events, those of altered ones too."""
-    while True:
-        try:
-            event = next(events, None)
-        except MalformedEvent as error:
-            yield error.seq
-        else:
-            if event is None:
-                return
-            yield event.seq
-
-
 class _Follow:
-    """Events as they arrive; goes on after one that cannot be decoded.
+    """Events as they arrive; one that cannot be decoded is named on stderr and left out.
 
     Ends when nobody reads them any more. Raises Unavailable when the file is not the ledger any more.
     """
@@ -339,6 +352,7 @@ class _Follow:
     ) -> None:
         self._path = path
         self._file = path.stat()
+        self.altered = Altered()
         self._follow: Callable[[int], Iterator[Event]] = partial(
             ledger.follow, stream=stream, kinds=kinds, stop=self._is_over
         )
@@ -348,12 +362,14 @@ class _Follow:
         return self
 
     def __next__(self) -> Event:
-        try:
-            for event in self._events:
-                return event
-        except MalformedEvent as error:
-            self._events = self._follow(error.seq)
-            raise
+        while True:
+            try:
+                for event in self._events:
+                    return event
+                break
+            except MalformedEvent as error:
+                self.altered.remark(str(error))
+                self._events = self._follow(error.seq)
         if reader_left():
             raise StopIteration
         raise Unavailable(str(self._path), "was removed or replaced meanwhile", "run `tally tail -f` again")
@@ -374,7 +390,12 @@ def _print_tail(events: Iterable[Event], table: Table, as_lines: bool) -> None:
     sys.stdout.flush()
 
 
-@click.command("export", epilog=exit_status("exported", "an event was altered and cannot be exported"))
+@click.command(
+    "export",
+    epilog=exit_status(
+        "exported", "an event is no text and cannot be exported, or one of the decision's was altered"
+    ),
+)
 @click.option(
     "-o",
     "--output",
@@ -385,14 +406,16 @@ def _print_tail(events: Iterable[Event], table: Table, as_lines: bool) -> None:
 @click.option("--range", "span", type=SpanType(), help="Only these seqs, both ends included.")
 @click.option(
     "--pack",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     metavar="FILE.zip",
-    help="With ID: write the decision as a pack that can be checked elsewhere.",
+    help="With ID: write the decision as a pack that can be checked elsewhere; - is stdout.",
 )
 @click.argument("decision", metavar="[ID]", required=False)
 @force_option
 @ledger_option
+@click.pass_context
 def export_command(
+    ctx: click.Context,
     output: Path | None,
     span: tuple[int, int | None] | None,
     pack: Path | None,
@@ -403,14 +426,16 @@ def export_command(
     """Write the log as JSON lines with every column, hashes in hex; or one decision.
 
     The whole log can be imported again, hash for hash, with `tally import`; docs/format.md
-    defines the line, and docs/verify_ledger.py verifies it without Tallystick.
+    defines the line, and docs/verify_ledger.py verifies it without Tallystick. Events are written as they are
+    stored: whether one was altered, `tally verify` tells, and so does verifying the export.
 
     With the ID of a decision, or what it begins with, one JSON document holds its record, the request, the
     exact policy, and the events that prove it. --pack writes the same as a zip file with a README on how to
     check it; the same log makes the same bytes.
     """
     if decision is not None:
-        _export_decision(decision, output, span, pack, force, path)
+        if _export_decision(decision, output, span, pack, force, path):
+            ctx.exit(1)
         return
     if pack is not None:
         raise click.UsageError("--pack goes with the id of a decision; `tally decisions` lists them")
@@ -434,8 +459,8 @@ def _export_decision(
     pack: Path | None,
     force: bool,
     path: Path,
-) -> None:
-    """Write one decision, as a pack or as one JSON document."""
+) -> bool:
+    """Write one decision, as a pack or as one JSON document; whether an event of it was altered."""
     from tallystick.recorders.gateway.packing import collect
 
     from .decisions import decision_id
@@ -444,18 +469,29 @@ def _export_decision(
         raise click.UsageError("--range goes with the log, not with a decision")
     if pack is not None and output is not None:
         raise click.UsageError("--pack names the file; leave out --output")
-    target = pack or (None if str(output) == "-" else output)
+    named = pack or output
+    target = None if str(named) == "-" else named
+    if target is None and pack is not None and sys.stdout.isatty():
+        raise click.UsageError("a pack is no text for a terminal; name a file, or pipe it")
     if target is not None:
         check_output(target, force=force)
     with open_to_read(path) as ledger:
         collected = collect(ledger, decision_id(ledger, decision))
-    if target is None:
+    if target is None and pack is not None:
+        sys.stdout.buffer.write(collected.to_bytes())
+    elif target is None:
         print_json(collected.document())
-        return
-    data = collected.to_bytes() if pack else msgspec.json.format(msgspec.json.encode(collected.document()))
-    with replacing(target) as file:
-        file.write(data)
-    say(f"{target}: decision {collected.record.decision_id}, {counted(len(collected.rows), 'event')}")
+    else:
+        document = None if pack else msgspec.json.encode(collected.document())
+        data = collected.to_bytes() if document is None else msgspec.json.format(document)
+        with replacing(target) as file:
+            file.write(data)
+        say(f"{target}: decision {collected.record.decision_id}, {counted(len(collected.rows), 'event')}")
+    altered = Altered("it is exported as it is stored")
+    for row in collected.rows:
+        altered.look_at(row)
+    altered.remark_on_rest()
+    return altered.count > 0
 
 
 def _export(ledger: Ledger, first: int, last: int, file: IO[bytes]) -> None:

@@ -1,17 +1,53 @@
 """What a command says beside its data: that a log is not the one it was, and how an error is remedied.
 
-`tally verify` derives every hash. `remark_on_end` looks at one row, so that whoever reads a ledger is
-told when the head file beside it contradicts it, as after a lost end.
+`tally verify` derives every hash and holds each event against the one before. `remark_on_end` looks at one
+row, so that whoever reads a ledger is told when the head file beside it contradicts it, as after a lost end.
+`Altered` looks at the rows that a command reads anyway, each by itself.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .output import say
+from .output import counted, say
+
+if TYPE_CHECKING:
+    from tallystick.ledger.event import Row
 
 LOOK_S: Final = 30.0
+#: Altered events that are named one by one.
+NAMED_MAX: Final = 20
+
+
+class Altered:
+    """Says on stderr which of the rows that are read do not match their own hashes; `count` is how many."""
+
+    def __init__(self, meaning: str = "what is shown of it is not what was appended") -> None:
+        from tallystick.ledger.walk import OwnHashes
+
+        self.count = 0
+        self._meaning = meaning
+        self._problem = OwnHashes().problem
+
+    def look_at(self, row: Row) -> None:
+        """Derive the hashes of a row again."""
+        problem = self._problem(row)
+        if problem is not None:
+            self.remark(f"event {row.seq}: {problem}; {self._meaning}: run `tally verify`")
+
+    def remark(self, problem: str) -> None:
+        """Say it, and count it; once many were named, only that there are more."""
+        self.count += 1
+        if self.count <= NAMED_MAX:
+            sys.stdout.flush()
+            say(f"tally: {problem}")
+
+    def remark_on_rest(self) -> None:
+        """Say how many were not named."""
+        if self.count > NAMED_MAX:
+            say(f"tally: and {counted(self.count - NAMED_MAX, 'event')} more that do not match their hashes")
 
 
 def remark_on_end(path: Path) -> int:

@@ -326,7 +326,8 @@ class DecisionOverridden(msgspec.Struct, frozen=True, kw_only=True):
 class MemoryAdded(msgspec.Struct, frozen=True, kw_only=True):
     """`memory.added`: something to remember, in the stream of its tenant and action type.
 
-    Its memory id is `mem_` and the seq of this event, twelve digits or more. Erasing the body forgets it.
+    Its memory id is `mem_` and the seq of this event, twelve digits or more. Erasing the body forgets it, and
+    what it had replaced counts again.
 
     decision_id: the decision that it was learned from.
     decision_seq: the seq of its `decision.recorded`.
@@ -335,6 +336,8 @@ class MemoryAdded(msgspec.Struct, frozen=True, kw_only=True):
     label: `failure`, `success` or `near_miss`.
     summary: in words; may be empty.
     tokens: the features of the request, as the decision recorded them.
+    replaces_earlier: whether from this event on it stands for all that was remembered of the same decision
+        before; an item that does not say so stands beside it.
     """
 
     v: int = 1
@@ -345,6 +348,7 @@ class MemoryAdded(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     summary: str
     tokens: list[str]
+    replaces_earlier: bool = False
 
 
 def memory_id(seq: int) -> str:

@@ -216,6 +216,30 @@ def diagnose(row: Sequence[Any], expected: int, prev: bytes) -> Finding | None:
     return Finding(expected, Problem.EDITED, "its columns do not match its hash")
 
 
+class OwnHashes:
+    """Holds rows against their own hashes, one by one; what a row follows, a walk alone can tell.
+
+    For one thread: it has a hasher that is used again and again.
+    """
+
+    def __init__(self) -> None:
+        self._hasher = chain.Hasher()
+
+    def problem(self, row: Row) -> str | None:
+        """What in a row contradicts its own hashes; None if nothing."""
+        seq, at, kind, stream, key, meta, salt, body, body_hash, prev_hash, digest = row
+        try:
+            if body is not None and (salt is None or self._hasher.body(salt, body) != body_hash):
+                return _shape_problem(row) or "its body or salt does not match its body hash"
+            if len(prev_hash) == len(body_hash) == chain.HASH_BYTES and meta != b"":
+                label = chain.label(kind, stream, key, meta)
+                if self._hasher.event(prev_hash, seq, at, body_hash, label) == digest:
+                    return None
+        except (AttributeError, TypeError, ValueError, struct.error):
+            pass  # a column of another type or size
+        return _shape_problem(row) or "its columns do not match its hash"
+
+
 def ledger_id_of(row: Sequence[Any]) -> bytes | None:
     """The ledger id that event 1 names; None if the row is no ledger.created that can be read.
 

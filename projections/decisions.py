@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from tallystick.events import gateway as events
-from tallystick.ledger.event import Event
+from tallystick.ledger.event import Event, Row
 
 from .projection import Projection, Table
 from .tables import Tables
@@ -192,7 +192,7 @@ class Decisions(Projection):
     def apply(self, event: Event, tables: Tables) -> None:
         """Add a row, or count what was said."""
         if event.kind == events.RECORDED:
-            tables["decisions"].put(_decision(event, event.body))
+            tables["decisions"].put(table_row(event, event.body))
         elif event.kind == events.POLICY_REGISTERED:
             policy: events.PolicyRegistered = event.body
             tables["policies"].put(
@@ -222,7 +222,7 @@ class Decisions(Projection):
                 "decision_id": said.decision_id,
                 "type": _TYPES[event.kind],
                 "label": label,
-                "text": " ".join(_words(data))[:_TEXT_MAX] or None,
+                "text": said_text(data) or None,
                 "data": data,
             }
         )
@@ -235,7 +235,8 @@ class Decisions(Projection):
         tables["decisions"].update(said.decision_id, **changes)
 
 
-def _decision(event: Event, body: Recorded) -> dict[str, Any]:
+def table_row(event: Event | Row, body: Recorded) -> dict[str, Any]:
+    """The row of `decisions` that a `decision.recorded` begins with; nothing was said of it yet."""
     derived, observed = body.derived, body.observed
     request, policy, risk = derived.request, derived.policy, derived.risk_signals
     subject, action, tenant = request.subject, request.action, request.tenant
@@ -277,7 +278,12 @@ def _decision(event: Event, body: Recorded) -> dict[str, Any]:
     }
 
 
-def _place(event: Event) -> dict[str, Any]:
+def said_text(data: Any) -> str:
+    """The words in what was said of a decision, to look for."""
+    return " ".join(_words(data))[:_TEXT_MAX]
+
+
+def _place(event: Event | Row) -> dict[str, Any]:
     return {"seq": event.seq, "at": event.at, "stream": event.stream}
 
 

@@ -1,16 +1,18 @@
 """What the ledger remembers of decisions: found at once for the gateway, and as tables for people (D8).
 
 `Memory` reads the streams of `memory.added` straight from the ledger, each the first time that it is asked
-for and then only what is new, and answers as of any head: later items and other tenants do not exist for it.
-It does without the views file, which anybody can delete or alter. `MemoryItems` is the same as tables.
+for and then only what is new, and answers as of any head: later items and other tenants do not exist for it,
+and an item that a later one replaces is in force until that one's event. It does without the views file,
+which anybody can delete or alter. `MemoryItems` is the same as tables.
 """
 
 from __future__ import annotations
 
 import threading
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
@@ -124,6 +126,16 @@ def memory_of(ledger: Ledger) -> Memory:
     return ledger.attached(Memory)
 
 
+class _End(NamedTuple):
+    """The event with this seq took the place of an item."""
+
+    seq: int
+    item: int
+
+
+_seq_of: Final = attrgetter("seq")
+
+
 class _Bucket:
     """The items of one tenant and action type, in the order of their seqs."""
 
@@ -134,9 +146,17 @@ class _Bucket:
         self._read_to = 0
         self._seqs = array("q")
         self._labels: list[str] = []
-        self._summaries: list[str] = []
+        #: None once it was erased.
+        self._summaries: list[str | None] = []
+        self._decisions: list[str] = []
+        self._replacing: list[bool] = []
         self._failures = 0
         self._bitmaps = Bitmaps()
+        self._of_decision: dict[str, list[int]] = {}
+        #: The items that others took the place of: a bit for each; and when, in the order of those events.
+        self._replaced = 0
+        self._ends: list[_End] = []
+        self._unsettled = False
 
     def recall(
         self,
@@ -152,7 +172,7 @@ class _Bucket:
                 for row in ledger.rows(self._read_to, before=at.seq + 1, stream=self._stream, kinds=kinds):
                     self._add(row)
                 self._read_to = at.seq
-            then = first_bits(self._seqs, at.seq)
+            then = self._in_force(at.seq)
             top = self._bitmaps.search(tokens, weigh, weights=weights, k=TOP_K, only=then)
             failure = next((found for found in top if self._labels[found.item] == FAILURE), None)
             if failure is None and len(top) == TOP_K:
@@ -171,9 +191,36 @@ class _Bucket:
         """Take an item out, if it is here."""
         with self._lock:
             place = bisect_left(self._seqs, seq)
-            if place < len(self._seqs) and self._seqs[place] == seq:
+            if place < len(self._seqs) and self._seqs[place] == seq and self._summaries[place] is not None:
                 self._bitmaps.remove(place)
-                self._summaries[place] = ""
+                self._summaries[place] = None
+                others = self._of_decision[self._decisions[place]]
+                others.remove(place)
+                self._unsettled = self._unsettled or bool(others)
+
+    def _in_force(self, at: int) -> int:
+        """A bit for each item that was in force at an event: there, and not replaced yet."""
+        if self._unsettled:
+            self._settle()
+        standing = ~self._replaced
+        later = bisect_right(self._ends, at, key=_seq_of)
+        for _, number in self._ends[later:]:
+            standing |= 1 << number
+        return first_bits(self._seqs, at) & standing
+
+    def _settle(self) -> None:
+        """Say anew which item was replaced when: an erased one replaces nothing any more."""
+        self._replaced, self._ends = 0, []
+        for numbers in self._of_decision.values():
+            end = None
+            for number in reversed(numbers):
+                if end is not None:
+                    self._replaced |= 1 << number
+                    self._ends.append(_End(end, number))
+                if self._replacing[number]:
+                    end = self._seqs[number]
+        self._ends.sort()
+        self._unsettled = False
 
     def _add(self, row: Row) -> None:
         if row.body is None:
@@ -187,29 +234,45 @@ class _Bucket:
         if (item.tenant_id, item.action_type) != self._of:
             raise MemoryBroken(row.seq, f"it does not belong in the stream {self._stream!r}")
         number = self._bitmaps.add(item.tokens)
+        others = self._of_decision.setdefault(item.decision_id, [])
+        if item.replaces_earlier:
+            for other in reversed(others):
+                if self._replaced >> other & 1:
+                    break  # and so are all before it
+                self._replaced |= 1 << other
+                self._ends.append(_End(row.seq, other))
+        others.append(number)
         self._seqs.append(row.seq)
         self._labels.append(item.label)
         self._summaries.append(item.summary)
+        self._decisions.append(item.decision_id)
+        self._replacing.append(item.replaces_earlier)
         if item.label == FAILURE:
             self._failures |= 1 << number
         self._read_to = row.seq
 
     def _match(self, found: Scored) -> events.Match:
+        summary = self._summaries[found.item]
+        assert summary is not None, "what was erased is not found"
         return events.Match(
             memory_id=events.memory_id(self._seqs[found.item]),
             label=self._labels[found.item],
             score=found.score,
             numerator=found.numerator,
             denominator=found.denominator,
-            summary=self._summaries[found.item],
+            summary=summary,
         )
 
 
 class MemoryItems(Projection):
-    """The memory as tables: `memory_items`, and `memory_tokens` to look items up by what they share."""
+    """The memory as tables: `memory_items`, and `memory_tokens` to look items up by what they share.
+
+    `replaced_by` is the memory id of the later item of the same decision that counts instead;
+    `memory_decisions` has the items of a decision that count.
+    """
 
     name = "memory"
-    version = 1
+    version = 2
     kinds: ClassVar[Mapping[str, Any]] = {events.MEMORY_ADDED: events.MemoryAdded}
     tables: ClassVar[Mapping[str, Table]] = {
         "memory_items": Table(
@@ -224,6 +287,7 @@ class MemoryItems(Projection):
                 "label": str,
                 "summary": str,
                 "tokens": list,
+                "replaced_by": str,
             },
             pk="memory_id",
             indexes=(("tenant_id", "action_type", "label"), "decision_id", "stream"),
@@ -234,13 +298,27 @@ class MemoryItems(Projection):
             pk=("token", "memory_id"),
             indexes=("memory_id", "stream"),
         ),
+        "memory_decisions": Table(
+            columns={"decision_id": str, "stream": str, "memory_ids": list},
+            pk=("decision_id", "stream"),
+            indexes=("stream",),
+        ),
     }
 
     def apply(self, event: Event, tables: Tables) -> None:
         """Add the item and its tokens."""
         item: events.MemoryAdded = event.body
         memory_id = events.memory_id(event.seq)
-        tables["memory_items"].put(
+        items, decisions = tables["memory_items"], tables["memory_decisions"]
+        of_decision = {"decision_id": item.decision_id, "stream": event.stream}
+        known = decisions.get((item.decision_id, event.stream))
+        counting: list[str] = [] if known is None else known["memory_ids"]
+        if item.replaces_earlier:
+            for earlier in counting:
+                items.update(earlier, replaced_by=memory_id)
+            counting = []
+        decisions.put({**of_decision, "memory_ids": [*counting, memory_id]})
+        items.put(
             {
                 "memory_id": memory_id,
                 "seq": event.seq,

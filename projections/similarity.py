@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from sys import intern
 from typing import Final, NamedTuple
 
 TOP_K: Final = 5
@@ -77,7 +78,8 @@ class Bitmaps:
         """Add an item; its number."""
         number = self._size
         self._size += 1
-        self._tokens.append(tuple(dict.fromkeys(tokens)))
+        # Most tokens come again and again: each is kept once.
+        self._tokens.append(tuple(dict.fromkeys(map(intern, tokens))))
         for token in self._tokens[number]:
             dense = self._dense.get(token)
             if dense is not None:

@@ -23,7 +23,8 @@ class InvalidRequest(TallyError, ValueError):
         self.path = path
         self.problem = problem
         self.remedy = remedy
-        super().__init__(f"request: {path}: {problem}" + (f"; {remedy}" if remedy else ""))
+        where = path if path == "request" else f"request: {path}"
+        super().__init__(f"{where}: {problem}" + (f"; {remedy}" if remedy else ""))
 
 
 class RequestConflict(TallyError):
@@ -116,6 +117,19 @@ class DecisionErased(TallyError, LookupError):
         self.decision_id = decision_id
         self.seq = seq
         super().__init__(f"the body of decision {decision_id} (event {seq}) was erased")
+
+
+class DecisionAltered(TallyError):
+    """The event of a decision does not match its own hashes; nothing is answered from it or added to it."""
+
+    def __init__(self, decision_id: str, seq: int, problem: str) -> None:
+        self.decision_id = decision_id
+        self.seq = seq
+        self.problem = problem
+        super().__init__(
+            f"decision {decision_id} (event {seq}) was altered: {problem}; "
+            "nothing was recorded: run `tally verify`"
+        )
 
 
 class InvalidDecisionEvent(TallyError, ValueError):

@@ -116,7 +116,7 @@ def _explained(
     codes: list[str],
 ) -> RuleExplained:
     """A rule that fired."""
-    groups = [] if policy is None or rule is None else _groups(policy, rule, facts)
+    groups = [] if policy is None or rule is None else looks_of(policy, rule, facts)
     # Of alternatives those are shown that hold whole.
     held = [group for group in groups if all(look.holds for look in group)]
     missing: list[str] = []
@@ -149,14 +149,14 @@ def _almost(policy: Policy, record: DecisionRecord, facts: Facts) -> list[RuleEx
             stage=rule.stage,
             effect=rule.then.verdict,
             reasons=_meanings(policy, rule.then.reason_codes),
-            looks=[look for group in _groups(policy, rule, facts) for look in group if not look.holds],
+            looks=[look for group in looks_of(policy, rule, facts) for look in group if not look.holds],
             missing=[],
         )
         for rule in trusting[:_ALMOST_MAX]
     ]
 
 
-def _groups(policy: Policy, rule: RuleDocument, facts: Facts) -> list[list[Look]]:
+def looks_of(policy: Policy, rule: RuleDocument, facts: Facts) -> list[list[Look]]:
     """The conditions of a rule, looked at; a list for each object of them."""
     given = next((value for value in (rule.if_all, rule.if_any) if value is not UNSET), [])
     groups = [rule.if_] if rule.if_ is not UNSET else given

@@ -20,15 +20,17 @@ import msgspec
 from tallystick.events import gateway as events
 from tallystick.ledger import canonical
 from tallystick.ledger.drafting import wall_clock
-from tallystick.ledger.errors import InvalidEvent, KeyConflict, TallyError
-from tallystick.ledger.event import Event, NewEvent, Receipt
+from tallystick.ledger.errors import InvalidEvent, KeyConflict, PositionConflict, TallyError
+from tallystick.ledger.event import Event, NewEvent, Receipt, Row
 from tallystick.ledger.ledger import Ledger
+from tallystick.ledger.walk import OwnHashes
 from tallystick.projections.memory import memory_of
 
 from ..capture import text_of
 from ..session.records import iso_text, moment
 from .decision import abstention, decide_purely, question_of, recall
 from .errors import (
+    DecisionAltered,
     DecisionErased,
     InvalidDecisionEvent,
     NoSuchDecision,
@@ -38,7 +40,7 @@ from .errors import (
 )
 from .features import amount_usd, tokens_of
 from .policy import Policy, parse_cached, read_policy_text
-from .record import DecisionRecord, LogEntry, record_of
+from .record import DecisionRecord, LogEntry, reading, record_of
 from .redaction import DEFAULT, STRICTNESS
 from .request import CheckedRequest, DecisionRequest, check_request
 from .stages import (
@@ -120,11 +122,11 @@ class Gateway:
         recorded.
         """
         checked = check_request(request)
-        key = _request_key(checked.request)
+        key = request_key(checked.request)
         try:
             first = None if key is None else self.ledger.find(key)
             if first is not None:
-                return _first_record(checked, first)
+                return self._first_record(checked, first)
             return self._record(checked, self._make(checked), key)
         except RequestConflict:
             raise
@@ -138,7 +140,7 @@ class Gateway:
         the verdict, as long as it could be made and recorded. Raises as `decide` does, too.
         """
         record = self.decide(request)
-        if record.trusted or (record.recorded and not record.enforced):
+        if record.may_proceed:
             return record
         raise NotTrusted(record)
 
@@ -185,9 +187,22 @@ class Gateway:
             if conflict.key != event.key:
                 raise
             # Another caller with the same request id came first.
-            return _first_record(checked, self.ledger.get(conflict.seq))
+            return self._first_record(checked, self.ledger.get(conflict.seq))
         self._tell_memory(checked.request, made.decision.determinism.memory_snapshot, receipt)
         return record.noting(receipt, made.error)
+
+    def _first_record(self, checked: CheckedRequest, first: Event) -> DecisionRecord:
+        """The record of the first request with this id. Raises RequestConflict if that was another one, and
+        DecisionAltered: a verdict that was never given must not be repeated.
+        """
+        body = None
+        if first.kind == events.RECORDED and not first.erased:
+            self._check_unaltered(first, first.stream.partition(":")[2])
+            body = msgspec.convert(first.body, events.DecisionRecorded)
+        if body is None or body.derived.request_digest != checked.digest:
+            decision_id = body.observed.decision_id if body is not None else None
+            raise RequestConflict(str(checked.request.request_id), decision_id, first.seq)
+        return record_of(body).noting(_receipt(first))
 
     def _tell_memory(
         self, request: DecisionRequest, snapshot: events.Snapshot | None, receipt: Receipt
@@ -207,7 +222,7 @@ class Gateway:
         batch = [event]
         key = ""
         if policy is not None and policy.policy_hash not in self._registered:
-            key = f"policy:{policy.policy_hash}"
+            key = policy_key(policy.policy_hash)
             stream = events.policy_stream(policy.policy_hash)
             if next(self.ledger.rows(stream=stream, limit=1), None) is None:
                 batch.insert(0, _registration(policy, stream, key))
@@ -233,30 +248,39 @@ class Gateway:
     def record(self, decision_id: str) -> DecisionRecord:
         """The record as it was answered, with what was said of it since in `decision_event_log`.
 
-        Raises NoSuchDecision, DecisionErased.
+        Raises NoSuchDecision, DecisionErased, and MalformedEvent for what was altered beyond reading.
         """
         event, body = self._recorded(decision_id)
         log = [
             log_entry(said) for said in self.ledger.read(event.seq, stream=event.stream) if not said.erased
         ]
-        return record_of(body, [entry for entry in log if entry is not None]).noting(_receipt(event))
+        with reading(event.seq):
+            return record_of(body, [entry for entry in log if entry is not None]).noting(_receipt(event))
 
-    def label(self, decision_id: str, label: Label | str, summary: str = "") -> LogEntry | None:
+    def label(self, decision_id: str, label: Label | str, summary: str = "") -> LogEntry:
         """Say how a decision turned out: `failure`, `success` or `near_miss`; later ones are judged by it.
 
-        The decision itself is never changed. To take back what was learned, erase the `memory.added`. None
-        inside a batch of the ledger's, where the entry has no place yet. Raises NoSuchDecision,
-        DecisionErased, InvalidDecisionEvent.
+        The last label counts: what was learned from those before is replaced. The same label and summary
+        again adds nothing and gives the entry that is there. The decision itself is never changed. To take
+        back what was learned, erase the `memory.added`: the one before it then counts again. Inside a batch
+        of the ledger's a label is committed at once, behind what waits. Raises NoSuchDecision,
+        DecisionErased, DecisionAltered, InvalidDecisionEvent.
         """
         if label not in list(Label):
             raise InvalidDecisionEvent(
                 "label", f"{label!r} is no label", f"use one of {', '.join(sorted(Label))}"
             )
-        if not isinstance(summary, str) or len(summary) > SUMMARY_MAX:
-            raise InvalidDecisionEvent("summary", "is no text", f"give at most {SUMMARY_MAX} characters")
+        if not isinstance(summary, str):
+            raise InvalidDecisionEvent("summary", f"is no text but {type(summary).__name__}", "give a str")
+        if len(summary) > SUMMARY_MAX:
+            raise InvalidDecisionEvent(
+                "summary", f"has {len(summary):,} characters", f"give at most {SUMMARY_MAX:,}"
+            )
         decision, body = self._recorded(decision_id)
+        self._check_unaltered(decision, decision_id)
         request, features = body.derived.request, body.derived.features
-        tenant_id = msgspec.convert(request, DecisionRequest).tenant_id
+        with reading(decision.seq):
+            tenant_id = msgspec.convert(request, DecisionRequest).tenant_id
         said = events.DecisionLabeled(
             decision_id=decision_id, decision_seq=decision.seq, label=Label(label).value, summary=summary
         )
@@ -268,18 +292,56 @@ class Gateway:
             label=said.label,
             summary=summary,
             tokens=features.tokens if features else tokens_of(request, amount_usd(request), ()),
+            replaces_earlier=True,
         )
         stream = events.memory_stream(tenant_id, learned.action_type)
-        return self._say(
-            NewEvent(kind=events.LABELED, body=said, stream=decision.stream),
-            NewEvent(kind=events.MEMORY_ADDED, body=learned, stream=stream),
-        )
+        while True:
+            last, standing = self._standing(decision, said)
+            if standing is not None:
+                return standing
+            try:
+                entry = self._say(
+                    NewEvent(kind=events.LABELED, body=said, stream=decision.stream),
+                    NewEvent(kind=events.MEMORY_ADDED, body=learned, stream=stream),
+                    expect=(decision.stream, last),
+                )
+            except PositionConflict:
+                continue  # something was said of the decision a moment ago; it may be the same
+            assert entry is not None, "what is expected to follow an event does not wait in a batch"
+            return entry
+
+    def _standing(self, decision: Event, said: events.DecisionLabeled) -> tuple[int, LogEntry | None]:
+        """The last event of a decision's stream, and the entry of its label if that says this, and counts."""
+        rows = list(self.ledger.rows(decision.seq, stream=decision.stream))
+        last = rows[-1].seq if rows else decision.seq
+        labels = [row for row in rows if row.kind == events.LABELED]
+        in_force: list[events.MemoryAdded | None] = []
+        for row in labels:
+            learned = self._learned_from(row)
+            if learned is not None and learned.replaces_earlier:
+                in_force.clear()
+            in_force.append(learned)  # None if it was erased: then it has to be said again
+        if len(in_force) != 1 or in_force[0] is None or labels[-1].body is None:
+            return last, None
+        counts = (in_force[0].label, in_force[0].summary)
+        entry = log_entry(Event.from_row(labels[-1]))
+        same = entry is not None and entry.data == {"label": said.label, "summary": said.summary}
+        return last, entry if same and counts == (said.label, said.summary) else None
+
+    def _learned_from(self, labeled: Row) -> events.MemoryAdded | None:
+        """What memory took from a label: the event right behind it. None if that was erased, or altered."""
+        row = next(self.ledger.rows(labeled.seq, limit=1), None)
+        if row is None or row.kind != events.MEMORY_ADDED or row.body is None:
+            return None
+        with suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(row.body, type=events.MemoryAdded)
+        return None
 
     def add_event(self, decision_id: str, type: str, data: dict[str, Any]) -> LogEntry | None:
         """Say something of a decision: an `outcome`, a `note`, an `override`; or a `label`, as `label` does.
 
-        data: the caller's own JSON object; for a label `{"label": …, "summary": …}`. Returns and raises as
-        `label` does.
+        data: the caller's own JSON object; for a label `{"label": …, "summary": …}`. None inside a batch of
+        the ledger's, where the entry has no place yet. Raises as `label` does.
         """
         _check_data(data)
         if type == "label":
@@ -292,14 +354,15 @@ class Gateway:
                 "type", f"{type!r} is no type", f"use one of label, {', '.join(_SAID)}"
             )
         decision, _ = self._recorded(decision_id)
+        self._check_unaltered(decision, decision_id)
         kind, struct = _SAID[type]
         body = struct(decision_id=decision_id, decision_seq=decision.seq, data=data)
         return self._say(NewEvent(kind=kind, body=body, stream=decision.stream))
 
-    def _say(self, said: NewEvent, *more: NewEvent) -> LogEntry | None:
+    def _say(self, said: NewEvent, *more: NewEvent, expect: tuple[str, int] | None = None) -> LogEntry | None:
         said.at = self._clock()
         try:
-            receipts = self.ledger.record([said, *more])
+            receipts = self.ledger.record([said, *more], expect=expect)
         except InvalidEvent as error:
             raise InvalidDecisionEvent(error.path, error.problem, error.remedy or "give JSON") from None
         return None if receipts is None else log_entry(self.ledger.get(receipts[0].seq))
@@ -312,7 +375,15 @@ class Gateway:
             raise NoSuchDecision(str(decision_id))
         if event.erased:
             raise DecisionErased(decision_id, event.seq)
-        return event, msgspec.convert(event.body, events.DecisionRecorded)
+        with reading(event.seq):
+            return event, msgspec.convert(event.body, events.DecisionRecorded)
+
+    def _check_unaltered(self, decision: Event, decision_id: str | None) -> None:
+        """Refuse an event that does not match its hashes: memory must not learn what was never decided."""
+        row = next(self.ledger.rows(decision.seq - 1, before=decision.seq + 1))
+        problem = OwnHashes().problem(row)
+        if problem is not None:
+            raise DecisionAltered(str(decision_id), decision.seq, problem)
 
 
 def decide(
@@ -362,23 +433,17 @@ def _profile(request: DecisionRequest, least: str | None) -> str:
     return max(profiles, key=STRICTNESS.__getitem__, default=DEFAULT)
 
 
-def _request_key(request: DecisionRequest) -> str | None:
+def policy_key(policy_hash: str) -> str:
+    """The ledger's key of a policy's registration: there is one for each hash."""
+    return f"policy:{policy_hash}"
+
+
+def request_key(request: DecisionRequest) -> str | None:
     """The ledger's key of a request id; a tenant's own, so that no other can get its record or block it."""
     if request.request_id is msgspec.UNSET:
         return None
     name = canonical.encode([request.tenant_id, request.request_id])
     return f"decision:{hashlib.sha256(name).hexdigest()}"
-
-
-def _first_record(checked: CheckedRequest, first: Event) -> DecisionRecord:
-    """The record of the first request with this id, if that was the same request. Raises RequestConflict."""
-    body = None
-    if first.kind == events.RECORDED and not first.erased:
-        body = msgspec.convert(first.body, events.DecisionRecorded)
-    if body is None or body.derived.request_digest != checked.digest:
-        decision_id = body.observed.decision_id if body is not None else None
-        raise RequestConflict(str(checked.request.request_id), decision_id, first.seq)
-    return record_of(body).noting(_receipt(first))
 
 
 def _receipt(event: Event) -> Receipt:
@@ -420,10 +485,19 @@ def _check_data(data: object) -> None:
 
 
 def log_entry(event: Event) -> LogEntry | None:
-    """The log entry of an event of a decision's stream; None for one that says nothing of it."""
+    """The log entry of an event of a decision's stream; None for one that says nothing of it.
+
+    Raises MalformedEvent if its body is not as expected.
+    """
     kind: Any = _TYPES.get(event.kind)
     if kind is None:
         return None
-    body = event.body
-    data = {"label": body["label"], "summary": body["summary"]} if kind == "label" else body["data"]
+    body: Any
+    with reading(event.seq):
+        if kind == "label":
+            body = msgspec.convert(event.body, events.DecisionLabeled)
+            data = {"label": body.label, "summary": body.summary}
+        else:
+            body = msgspec.convert(event.body, _SAID[kind][1])
+            data = body.data
     return LogEntry(event_id=f"evt_{event.seq}", at=iso_text(event.time), type=kind, data=data)

@@ -25,6 +25,7 @@ from tallystick.ledger import chain
 from tallystick.ledger.errors import BadHead, BadLine, TallyError
 from tallystick.ledger.event import Event, Head, Row
 from tallystick.ledger.portable import export_line, parse_line
+from tallystick.ledger.walk import OwnHashes
 
 from .errors import BadPack, InvalidPolicy
 from .policy import parse_cached
@@ -42,11 +43,11 @@ MEMBERS_BYTES_MAX: Final = {
     RECORD: 8 << 20,
     REQUEST: 4 << 20,
     POLICY: 2 << 20,
-    EVENTS: 64 << 20,
+    EVENTS: 24 << 20,
     HEAD: 1 << 10,
 }
 _REQUIRED: Final = tuple(name for name in MEMBERS_BYTES_MAX if name != POLICY)
-PACK_BYTES_MAX: Final = 96 << 20
+PACK_BYTES_MAX: Final = 40 << 20
 EVENTS_MAX: Final = 100_000
 
 #: The earliest time that a zip file can hold: the same pack is the same bytes, whenever it is made.
@@ -56,12 +57,15 @@ _UNIX: Final = 3
 #: The end of a zip file's directory, without a comment (APPNOTE 4.3.16): signature, disk, directory's disk,
 #: entries here, entries, bytes of the directory, its offset, length of the comment.
 _END: Final = struct.Struct("<4s4H2LH")
+_ENTRIES: Final = 4
 _END_TAG: Final = b"PK\x05\x06"
 _ZIP64_TAG: Final = b"PK\x06\x07"
 _ZIP64_BYTES: Final = 20
 _DIRECTORY_BYTES_MAX: Final = 4096
 _ENCRYPTED: Final = 0x1
 
+#: Packs hold it word for word, and one that differs is not believed: a reader of another wording would have
+#: to know this one, too.
 _README: Final = """\
 Decision {decision_id}: {verdict} ({reasons})
 
@@ -94,17 +98,22 @@ Events
 
 
 class Pack(NamedTuple):
-    """One decision and what proves it. `rows` are in the order of their seqs; `head` names the ledger."""
+    """One decision and what proves it. `rows` are in the order of their seqs; `head` names the ledger.
+
+    readme: the text for people as it was found; None where it is what follows from the rest.
+    """
 
     record: DecisionRecord
     request: dict[str, Any]
     policy_text: str | None
     rows: list[Row]
     head: Head
+    readme: bytes | None = None
 
     def to_bytes(self) -> bytes:
         """The zip file; the same pack is the same bytes."""
-        members = {README: self._readme().encode(), RECORD: _json(self.record), REQUEST: _json(self.request)}
+        readme = self.readme_text().encode() if self.readme is None else self.readme
+        members = {README: readme, RECORD: _json(self.record), REQUEST: _json(self.request)}
         if self.policy_text is not None:
             members[POLICY] = self.policy_text.encode()
         members[EVENTS] = b"".join(export_line(row) + b"\n" for row in self.rows)
@@ -129,9 +138,12 @@ class Pack(NamedTuple):
             "head": str(self.head),
         }
 
-    def _readme(self) -> str:
+    def readme_text(self) -> str:
+        """What the pack says to people, from its parts. Raises msgspec.MsgspecError without a decision."""
         record = self.record
-        recorded = next(row for row in self.rows if row.kind == events.RECORDED)
+        recorded = next((row for row in self.rows if row.kind == events.RECORDED), None)
+        if recorded is None:
+            raise msgspec.ValidationError("there is no decision among the events")
         policy = record.policy
         body = msgspec.json.decode(recorded.body or b"", type=events.DecisionRecorded)
         removed = ", ".join(body.derived.redacted)
@@ -172,13 +184,23 @@ def read_pack(data: bytes, source: str = "pack") -> Pack:
     Whether its parts agree with one another is for `check_pack` to say.
     """
     members = _members(data, source)
-    return Pack(
+    pack = Pack(
         record=_decoded(members, RECORD, DecisionRecord, source),
         request=_decoded(members, REQUEST, dict[str, Any], source),
         policy_text=_text(members[POLICY], source, POLICY) if POLICY in members else None,
         rows=_rows(members[EVENTS], source),
         head=_head(members[HEAD], source),
+        readme=members[README],
     )
+    return pack._replace(readme=None) if _derived_readme(pack) == pack.readme else pack
+
+
+def _derived_readme(pack: Pack) -> bytes | None:
+    """The text for people as it follows from the rest; None if nothing follows."""
+    try:
+        return pack.readme_text().encode()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 def _members(data: bytes, source: str) -> dict[str, bytes]:
@@ -188,7 +210,7 @@ def _members(data: bytes, source: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
-                name = info.filename
+                name = info.orig_filename  # of which `filename` may be the part before a NUL
                 if name not in MEMBERS_BYTES_MAX:
                     raise BadPack(source, "", f"{name[:80]!r} is no part of a pack")
                 if name in members:
@@ -205,6 +227,8 @@ def _members(data: bytes, source: str) -> dict[str, bytes]:
     for name in _REQUIRED:
         if name not in members:
             raise BadPack(source, name, "is missing")
+    if len(members) != _END.unpack(data[-_END.size :])[_ENTRIES]:
+        raise BadPack(source, "", "its directory ends otherwise than it says")
     return members
 
 
@@ -247,11 +271,12 @@ def _text(data: bytes, source: str, member: str) -> str:
 
 
 def _rows(data: bytes, source: str) -> list[Row]:
-    lines = data.splitlines()
-    if len(lines) > EVENTS_MAX:
-        raise BadPack(source, EVENTS, f"{len(lines):,} events, more than the {EVENTS_MAX:,} allowed")
+    count = data.count(b"\n")
+    if count > EVENTS_MAX:
+        raise BadPack(source, EVENTS, f"{count:,} lines, more than the {EVENTS_MAX:,} events allowed")
     try:
-        rows = [parse_line(line, EVENTS, number) for number, line in enumerate(lines, start=1)]
+        lines = enumerate(io.BytesIO(data), start=1)
+        rows = [parse_line(line.rstrip(b"\r\n"), EVENTS, number) for number, line in lines]
     except BadLine as error:
         raise BadPack(source, EVENTS, f"line {error.line}: {error.problem}") from None
     if any(later.seq <= row.seq for row, later in pairwise(rows)):
@@ -284,19 +309,15 @@ def _contradictions(pack: Pack) -> Iterator[Contradiction]:
     yield from _of_ledger(pack)
     yield from _of_decision(pack)
     yield from _of_policy(pack)
+    if pack.readme is not None and pack.readme != _derived_readme(pack):
+        yield Contradiction(README, "is not what follows from the rest of the pack: do not believe it")
 
 
 def check_row(row: Row) -> Iterator[Contradiction]:
     """What in an event contradicts its own hashes; whether it stands in the chain, only the log can show."""
-    if row.body is not None and (row.salt is None or chain.body_hash(row.salt, row.body) != row.body_hash):
-        yield Contradiction(EVENTS, f"event {row.seq}: its body or salt does not match its body hash")
-    try:
-        label = chain.label(row.kind, row.stream, row.key, row.meta)
-        fits = chain.event_hash(row.prev_hash, row.seq, row.at, row.body_hash, label) == row.hash
-    except (struct.error, ValueError):
-        fits = False
-    if not fits:
-        yield Contradiction(EVENTS, f"event {row.seq}: its columns do not match its hash")
+    problem = OwnHashes().problem(row)
+    if problem is not None:
+        yield Contradiction(EVENTS, f"event {row.seq}: {problem}")
 
 
 def _of_ledger(pack: Pack) -> Iterator[Contradiction]:

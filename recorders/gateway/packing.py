@@ -14,26 +14,29 @@ from .errors import DecisionErased, NoSuchDecision
 from .gateway import log_entry
 from .pack import Pack
 from .policy import parse_cached
-from .record import record_of
+from .record import reading, record_of
 
 
-def collect(ledger: Ledger, decision_id: str) -> Pack:
-    """The pack of a decision. Raises NoSuchDecision, DecisionErased.
+def collect(ledger: Ledger, decision_id: str, head: Head | None = None) -> Pack:
+    """The pack of a decision, as of a head (default the ledger's own). Raises NoSuchDecision, DecisionErased.
 
     It holds `ledger.created`, the policy's `policy.registered`, the `memory.added` of every match and of the
     failure most like it, the `decision.recorded`, and what was said of it since. Erased ones are among them,
     without their bodies.
     """
     stream = events.decision_stream(decision_id)
-    rows = list(ledger.rows(stream=stream))
+    head = ledger.head() if head is None else head
+    rows = list(ledger.rows(before=head.seq + 1, stream=stream))
     recorded = next((row for row in rows if row.kind == events.RECORDED), None)
     if recorded is None:
         raise NoSuchDecision(decision_id)
     if recorded.body is None:
         raise DecisionErased(decision_id, recorded.seq)
-    body = msgspec.json.decode(recorded.body, type=events.DecisionRecorded)
+    with reading(recorded.seq):
+        body = msgspec.json.decode(recorded.body, type=events.DecisionRecorded)
     log = [log_entry(Event.from_row(row)) for row in rows if row.body is not None]
-    record = record_of(body, [entry for entry in log if entry is not None])
+    with reading(recorded.seq):
+        record = record_of(body, [entry for entry in log if entry is not None])
     registration = registration_of(ledger, body.derived.policy.policy_hash)
     text = policy_text(registration)
     proof = {row.seq: row for row in (next(ledger.rows(limit=1)), *rows)}
@@ -46,15 +49,19 @@ def collect(ledger: Ledger, decision_id: str) -> Pack:
         request=body.derived.request,
         policy_text=text,
         rows=[proof[seq] for seq in sorted(proof)],
-        head=ledger.head(),
+        head=head,
     )
 
 
 def policy_text(registration: Row | None) -> str | None:
-    """The text that a `policy.registered` holds; None without one, or without its body."""
+    """The text that a `policy.registered` holds; None without one, or without its body.
+
+    Raises MalformedEvent.
+    """
     if registration is None or registration.body is None:
         return None
-    return msgspec.json.decode(registration.body, type=events.PolicyRegistered).text
+    with reading(registration.seq):
+        return msgspec.json.decode(registration.body, type=events.PolicyRegistered).text
 
 
 def registered_text(ledger: Ledger, policy_hash: str | None) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from tallystick.events import gateway as events
+from tallystick.ledger.errors import MalformedEvent, TallyError
 from tallystick.ledger.event import Receipt
 
 from .request import DecisionRequest, Mode, Trace
@@ -81,13 +84,18 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def trusted(self) -> bool:
-        """Whether the action may go on: the verdict is TRUST, and recorded."""
+        """Whether the verdict is TRUST, and recorded."""
         return self.verdict is DecisionVerdict.TRUST and self.recorded
 
     @property
     def enforced(self) -> bool:
         """False in advisory mode: the verdict was recorded, and is not to be acted upon."""
         return self.policy.mode != ADVISORY
+
+    @property
+    def may_proceed(self) -> bool:
+        """Whether the action may go on: trusted, or recorded and not enforced (advisory mode)."""
+        return self.recorded and (self.trusted or not self.enforced)
 
     @property
     def mode(self) -> Mode:
@@ -120,8 +128,19 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return msgspec.json.encode(self).decode()
 
 
+@contextmanager
+def reading(seq: int) -> Iterator[None]:
+    """Make whatever is not as expected in the body of an event a MalformedEvent: it was altered."""
+    try:
+        yield
+    except TallyError:
+        raise
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise MalformedEvent(seq, str(error)) from None
+
+
 def record_of(body: events.DecisionRecorded, log: list[LogEntry] | UnsetType = UNSET) -> DecisionRecord:
-    """The record that a `decision.recorded` holds. Raises msgspec.ValidationError if it holds none."""
+    """The record that a `decision.recorded` holds. If it holds none: msgspec.ValidationError, ValueError."""
     derived, observed = body.derived, body.observed
     request = msgspec.convert(derived.request, DecisionRequest)
     return DecisionRecord(

@@ -8,6 +8,8 @@ from typing import Final
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 LENGTH: Final = 26
 RANDOM_BYTES: Final = 10
+#: The letters, from the first, that hold the time.
+TIME_LENGTH: Final = 10
 _MS_MAX: Final = (1 << 48) - 1
 
 

@@ -34,7 +34,7 @@ _NOTHING: Final = Snapshot(b"null", None, [])
 _NO_METADATA: Final = msgspec.Raw(b"{}")
 #: Writes canonical JSON of what it is given here: strings, numbers that are finite, and canonical bytes.
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
-_TYPE_NAME_MAX_CHARS: Final = 1024
+TYPE_NAME_MAX_CHARS: Final = 1024
 #: So that the body of a pipeline of any length stays below the ledger's limit.
 _LISTED_MAX: Final = 4000
 _SEQS_MAX: Final = 50_000
@@ -50,7 +50,7 @@ def execution_event(finished: Finished, arguments: Snapshot, mode: Capture, stre
     trace = finished.trace
     output = snapshot(trace.output, "/output") if trace.success else _NOTHING
     psi = _NOTHING if trace.psi is INVALID else trace.psi.recorded
-    exception_type = _cut(trace.exception_type, _TYPE_NAME_MAX_CHARS)
+    exception_type = _cut(trace.exception_type, TYPE_NAME_MAX_CHARS)
     placeholders = list(psi.placeholders)
     if exception_type != trace.exception_type:
         placeholders.append("/exception_type")

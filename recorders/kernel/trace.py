@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from .frozen import EMPTY, FrozenDict, freeze, jsonable
 from .psi import INVALID, PsiDefinition, sorted_json
@@ -102,6 +102,10 @@ class ExecutionTrace(Generic[T]):
         return core_digest(self.psi.json, self.success, self.failure_code, self.exception_type)
 
 
+#: A core that is longer is not remembered.
+_REMEMBERED_CHARACTERS_MAX: Final = 8192
+
+
 @lru_cache(maxsize=256)
 def core_digest(psi_json: str, success: bool, failure_code: str, exception_type: str | None) -> str:
     """SHA-256 of a core's JSON, in hex: the same for every success of one psi, so it is kept."""
@@ -125,4 +129,6 @@ def recorded_core_digest(execution: Mapping[str, Any]) -> str | None:
     if any(pointer.startswith(("/psi/", "/exception_type")) for pointer in execution["placeholders"]):
         return None
     psi_json = INVALID.json if execution["psi"] is None else sorted_json(execution["psi"])
-    return core_digest(psi_json, execution["success"], execution["failure_code"], execution["exception_type"])
+    # What a ledger from somebody else holds may be large, and is not kept.
+    derive = core_digest if len(psi_json) <= _REMEMBERED_CHARACTERS_MAX else core_digest.__wrapped__
+    return derive(psi_json, execution["success"], execution["failure_code"], execution["exception_type"])

@@ -66,18 +66,54 @@ def test_json_is_the_record_that_show_gives_again(tally: Tally) -> None:
     assert again == record
 
 
-def test_advisory_verdicts_exit_1_too_and_say_so(tally: Tally) -> None:
+@pytest.fixture
+def lax() -> str:
+    """The starter policy in advisory mode."""
     text = Path("policy.yml").read_text().replace("mode: enforce", "mode: advisory")
     Path("lax.yml").write_text(text)
-    result = tally("decide", "--in", "-", "--policy", "lax.yml", stdin=data(refund(300)))
-    assert result.status == 1
+    return "lax.yml"
+
+
+@pytest.mark.parametrize("amount", [30, 300, 5000])
+def test_advisory_verdicts_are_recorded_said_not_to_be_enforced_and_exit_0(
+    tally: Tally, lax: str, amount: int
+) -> None:
+    """D7."""
+    result = tally("decide", "--in", "-", "--policy", lax, stdin=data(refund(amount)))
+    assert (result.status, result.err) == (0, "")
     assert "mode\tadvisory: the verdict is not enforced\n" in result.out
+    assert decided() == 1
+    many = tally("decide", "--in", "-", "--nl", "--policy", lax, stdin=lines(refund(300), refund(amount)))
+    assert many.status == 0
+
+
+def test_what_a_request_wants_enforced_is(tally: Tally, lax: str) -> None:
+    """D2: a request can make an advisory policy stricter."""
+    strict = refund(300, hints={"mode": "enforce"})
+    assert tally("decide", "--in", "-", "--policy", lax, stdin=data(strict)).status == 1
+    both = tally("decide", "--in", "-", "--nl", "--policy", lax, stdin=lines(refund(300), strict))
+    assert both.status == 1
+
+
+def test_an_abstention_of_the_gateways_own_is_enforced_whatever_the_policy(
+    tally: Tally, lax: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D1, D7."""
+    other = refund(policy={"policy_id": "another"})
+    result = tally("decide", "--in", "-", "--policy", lax, stdin=data(other))
+    assert (result.status, "not enforced" in result.out) == (1, False)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Ledger, "record", fail)
+    assert tally("decide", "--in", "-", "--policy", lax, stdin=data(refund())).status == 3
 
 
 @pytest.mark.parametrize(
     ("stdin", "message"),
     [
-        (b"", "request: request: is no JSON"),
+        (b"", "tally: request: is no JSON"),
         (b"[]", "expected an object"),
         (data(refund(extra=1)), "extra: unknown field"),
         (data(refund(subject=None)), "subject: missing"),

@@ -138,7 +138,7 @@ def test_an_ambiguous_beginning_is_refused_with_the_candidates(
     assert ids[0] in result.err
     unknown = tally(command[0], "dec_ZZZ", *command[1:])
     assert (unknown.status, unknown.out) == (2, "")
-    assert "no id in decisions begins with 'dec_ZZZ'" in unknown.err
+    assert "no decision 'dec_ZZZ' in this ledger; `tally decisions` lists them" in unknown.err
 
 
 @pytest.mark.parametrize("nothing", ["", "dec_", "decision:dec_"])
@@ -208,20 +208,78 @@ def test_label_as_json(tally: Tally, ids: list[str]) -> None:
     assert said["memory_seq"] == said["seq"] + 1
 
 
+def test_the_last_label_counts_and_the_same_again_adds_nothing(tally: Tally, ids: list[str]) -> None:
+    """D8."""
+    Path("policy.yml").write_bytes(STARTER_POLICY.read_bytes())
+    request = json.dumps(refund()).encode()
+    first = tally("label", ids[0], "--label", "failure", "--summary", "lost")
+    again = tally("label", ids[0], "--label", "failure", "--summary", "lost")
+    assert (again.status, again.out) == (0, first.out)
+    assert again.err.endswith("; nothing was added\n")
+    escalated = tally("decide", "--in", "-", "--json", stdin=request)
+    assert (escalated.status, escalated.json["verdict"]) == (1, "ESCALATE")
+    assert tally("label", ids[0], "--label", "success").out != first.out
+    assert tally("decide", "--in", "-", stdin=request).status == 0
+    [found] = tally("decisions", "--label", "success", "--json").json
+    assert (found["decision_id"], found["labels"]) == (ids[0], 2)
+    told = tally("explain", escalated.json["decision_id"]).out
+    assert "failure, “lost” (labelled success since)" in " ".join(told.split())
+    assert tally("verify").status == tally("replay").status == 0
+
+
+def test_a_decision_is_named_by_the_number_of_its_event_too(tally: Tally, ids: list[str]) -> None:
+    seq = tally("show", ids[1], "--json").json["determinism"]["memory_snapshot"]["seq"] + 1
+    said = tally("label", str(seq), "--label", "near_miss", "--json").json
+    assert said["decision_id"] == ids[1]
+    for number in (seq, said["seq"]):
+        assert tally("explain", str(number), "--json").json["decision_id"] == ids[1]
+        assert tally("export", str(number)).json["record"]["decision_id"] == ids[1]
+    assert tally("show", str(seq), "--request").json["action"]["intent"] == "Close 100%_done"
+    assert tally("show", "1", "--request").status == 2
+    other = tally("explain", "1")
+    assert (other.status, other.out) == (2, "")
+    assert "event 1 is a ledger.created, and no decision's" in other.err
+    assert tally("explain", str(said["memory_seq"])).status == 2
+    assert "no event 999" in tally("label", "999", "--label", "success").err
+
+
+def test_an_id_that_is_none(tally: Tally, ids: list[str]) -> None:
+    assert tally("explain", f" {ids[0]} ").status == 0
+    for name in ("nosuch", "dec_ZZ", "dec_%", ids[0][:-1] + "!"):
+        result = tally("explain", name)
+        assert (result.status, result.out) == (2, "")
+        assert f"no decision {name!r} in this ledger; `tally decisions` lists them" in result.err
+
+
+@pytest.mark.parametrize("bare", ["dec_", "DEC_", "decision:", "decision:dec_", ""])
+def test_what_begins_every_id_names_none(tally: Tally, ids: list[str], bare: str) -> None:
+    for command in (["explain", bare], ["label", bare, "--label", "success"], ["export", bare]):
+        result = tally(*command)
+        assert (result.status, result.out) == (2, "")
+        assert f"{bare!r} begins every id; give more of it: `tally decisions` lists them" in result.err
+
+
 def test_a_label_has_to_be_one(tally: Tally, ids: list[str]) -> None:
     assert tally("label", ids[0], "--label", "bad").status == 2
     assert tally("label", ids[0]).status == 2
     long = tally("label", ids[0], "--label", "failure", "--summary", "x" * 2001)
     assert (long.status, long.out) == (2, "")
-    assert "at most 2000 characters" in long.err
+    assert "has 2,001 characters; give at most 2,000" in long.err
+    missing = tally("label", ids[0])
+    assert "missing option '--label'. Choose from: failure, success, near_miss; see" in missing.err
 
 
 def test_an_erased_decision(tally: Tally, ids: list[str]) -> None:
     tally("decisions")
     tally("erase", "3", "--reason", "privacy", "--yes")
-    for command in (["show", ids[0]], ["explain", ids[0]], ["label", ids[0], "--label", "failure"]):
+    for command in (
+        ["show", ids[0]],
+        ["explain", ids[0]],
+        ["label", "3", "--label", "failure"],
+        ["export", "3"],
+    ):
         result = tally(*command)
-        assert result.status in (1, 2)
-        assert result.out == ""
-        assert ids[0] in result.err
+        assert (result.status, result.out) == (1, "")
+        assert f"the body of decision {ids[0]} (event 3) was erased" in result.err
+    assert tally("explain", ids[0][:20]).status == 2
     assert len(tally("decisions", "--nl").lines) == 4

@@ -35,6 +35,30 @@ def test_a_pack(tally: Tally, decision: str) -> None:
     assert [path.name for path in Path().glob("*.tmp")] == []
 
 
+def test_a_pack_on_stdout(
+    process: Callable[..., Any], terminal: Callable[..., tuple[int, str]], tally: Tally, decision: str
+) -> None:
+    tally("export", decision, "--pack", "case.zip")
+    out, err = process("export", decision, "--pack", "-").communicate(timeout=60)
+    assert (out, err) == (Path("case.zip").read_bytes(), b"")
+    status, shown = terminal("export", decision, "--pack", "-")
+    assert status == 2
+    assert shown.startswith("tally: a pack is no text for a terminal; name a file, or pipe it")
+    assert not Path("-").exists()
+
+
+def test_one_whose_events_were_altered_is_exported_and_remarked_on(
+    tally: Tally, decision: str, alter: Callable[..., None]
+) -> None:
+    alter(Path("agents.tally"), 3, at=5)
+    for options in ([], ["--pack", "case.zip"]):
+        result = tally("export", decision, *options)
+        assert result.status == 1
+        problem = "event 3: its columns do not match its hash; it is exported as it is stored"
+        assert f"tally: {problem}: run `tally verify`\n" in result.err
+    assert tally("replay", "case.zip").status == 1
+
+
 def test_one_document(tally: Tally, decision: str) -> None:
     document = tally("export", decision).json
     assert list(document) == ["record", "request", "policy", "events", "head"]

@@ -141,6 +141,14 @@ def test_a_bad_vector_is_named(tally: Tally, policy: Callable[..., str], line: b
     assert message in result.err
 
 
+@pytest.mark.parametrize("vectors", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_no_vectors_are_no_test(tally: Tally, policy: Callable[..., str], vectors: bytes) -> None:
+    policy("policy.yml")
+    result = tally("policy", "test", "-", stdin=vectors)
+    assert (result.status, result.out) == (2, "")
+    assert "standard input holds no vector: nothing was tested" in result.err
+
+
 # -- diff --------------------------------------------------------------------------------------
 
 

@@ -157,39 +157,36 @@ def hostile(orders: Path, alter: Callable[..., None]) -> Path:
     return orders
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "log",
-        "log --json",
-        "log --nl",
-        "tail",
-        "tail --nl",
-        "show 2",
-        "show 4",
-        "show 7",
-        "show 8",
-        "show 7 --json",
-        "show 4 --json",
-        "stats",
-        "stats --json",
-        "export",
-        "verify",
-        "erase 2 --reason x",
-    ],
-)
+COMMANDS = [
+    "log",
+    "log --json",
+    "log --nl",
+    "tail",
+    "tail --nl",
+    "show 2",
+    "show 4",
+    "show 7",
+    "show 8",
+    "show 7 --json",
+    "show 4 --json",
+    "stats",
+    "stats --json",
+    "export",
+    "verify",
+    "erase 2 --reason x",
+]
+
+
 def test_nothing_in_a_ledger_moves_the_cursor(
-    terminal: Callable[..., tuple[int, str]],
-    tally: Callable[..., Any],
-    hostile: Path,
-    arguments: str,
+    terminal_for_all: Callable[..., dict[str, str]], tally: Callable[..., Any], hostile: Path
 ) -> None:
-    _, shown = terminal(*arguments.split(), NO_COLOR="1", columns=2000, after="[y/N]", keys=b"n\n")
-    shown = shown.replace("\x1b[?25h", "")
-    assert "end" in shown or arguments in ("verify", "log --json")
-    assert [c for c in shown if not c.isprintable() and c != "\n"] == []
-    piped = tally(*arguments.split())
-    assert [c for c in piped.out + piped.err if not c.isprintable() and c not in "\n\t"] == []
+    everything = terminal_for_all(COMMANDS, NO_COLOR="1", columns=2000, after="[y/N]", keys=b"n\n")
+    for arguments, shown in everything.items():
+        shown = shown.replace("\x1b[?25h", "")
+        assert "end" in shown or arguments in ("verify", "log --json")
+        assert [c for c in shown if not c.isprintable() and c != "\n"] == [], arguments
+        piped = tally(*arguments.split())
+        assert [c for c in piped.out + piped.err if not c.isprintable() and c not in "\n\t"] == [], arguments
 
 
 def test_json_says_the_same_though_escaped(tally: Callable[..., Any], orders: Path) -> None:
@@ -270,6 +267,76 @@ def test_an_export_of_what_is_no_text_ends_there(tally: Callable[..., Any], tmp_
     assert tally("export", "-o", "out.jsonl", "--range", "1:5").status == 0
 
 
+# -- what does not match its hashes ------------------------------------------------------------
+
+EDITED = b'{"note":"Number 2","order":99}'
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["log"],
+        ["log", "--json"],
+        ["log", "--nl", "--oldest-first"],
+        ["log", "--text", "nowhere"],
+        ["tail"],
+        ["show", "3"],
+        ["show", "3", "--json"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"body": EDITED}, "its body or salt does not match its body hash"),
+        ({"at": 5}, "its columns do not match its hash"),
+        ({"stream": "order:1"}, "its columns do not match its hash"),
+        ({"key": "other"}, "its columns do not match its hash"),
+        ({"meta": b'{"actor":"nobody"}'}, "its columns do not match its hash"),
+        ({"body_hash": bytes(32)}, "its body or salt does not match its body hash"),
+        ({"prev_hash": bytes(32)}, "its columns do not match its hash"),
+    ],
+    ids=str,
+)
+def test_an_altered_event_is_remarked_on(
+    tally: Callable[..., Any],
+    orders: Path,
+    alter: Callable[..., None],
+    command: list[str],
+    columns: dict[str, Any],
+    problem: str,
+) -> None:
+    sound = tally(*command)
+    assert sound.status == 0
+    alter(orders, 3, **columns)
+    result = tally(*command)
+    assert result.status == 1
+    [said] = result.err.splitlines()
+    assert said.startswith(f"tally: event 3: {problem}; ")
+    assert said.endswith(": run `tally verify`")
+    assert len(result.out.splitlines()) == len(sound.out.splitlines())
+
+
+def test_an_erased_event_is_no_altered_one(tally: Callable[..., Any], orders: Path) -> None:
+    tally("erase", "3", "--reason", "x", "--yes")
+    for command in (["log"], ["show", "3"], ["tail"]):
+        assert tally(*command)[::2] == (0, "")
+
+
+def test_of_many_altered_events_some_are_named(
+    tally: Callable[..., Any], tmp_path: Path, alter: Callable[..., None]
+) -> None:
+    path = tmp_path / "agents.tally"
+    with Ledger.open(path) as ledger:
+        ledger.append_many({"kind": "order.placed", "body": {"n": n}} for n in range(30))
+    for seq in range(2, 32):
+        alter(path, seq, body=EDITED)
+    for command in (["log", "-n", "0"], ["tail", "-n", "40"]):
+        result = tally(*command)
+        assert (result.status, len(result.err.splitlines())) == (1, 21)
+        assert result.err.splitlines()[-1] == "tally: and 10 events more that do not match their hashes"
+
+
 # -- show ----------------------------------------------------------------------------------
 
 
@@ -325,9 +392,9 @@ def test_tail_follows(
 def test_tail_follows_on_after_an_altered_event(orders: Path, alter: Callable[..., None]) -> None:
     alter(orders, 3, body=b"no JSON")
     with Ledger.open(orders, read_only=True) as ledger:
-        following = read.Decoded(read._Follow(ledger, orders, 0, None, None))
+        following = read._Follow(ledger, orders, 0, None, None)
         assert [next(following).seq for _ in range(5)] == [1, 2, 4, 5, 6]
-    assert following.altered == 1
+    assert following.altered.count == 1
 
 
 def test_tail_ends_when_its_reader_left(

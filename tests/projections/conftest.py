@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import random
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tallystick import BUILT_IN, Durability, Ledger, NewEvent, Views
+from tallystick import BUILT_IN, Ledger, NewEvent, Views
 
-WORKERS = Path(__file__).parent / "workers"
 DESK = "ckp://Kernel#Desk:v1.0"
 PAY = "ckp://Kernel#Pay:v1.0"
 NOON = "2026-03-12T12:00:00.000000Z"
@@ -113,37 +109,6 @@ def make() -> Make:
     return Make()
 
 
-@pytest.fixture
-def open_ledger(tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
-    """Opens `a.tally`, or another name, in the test's folder; closed when the test ends."""
-    opened: list[Ledger] = []
-
-    def open_ledger(name: str = "a.tally", **options: Any) -> Ledger:
-        options = {"durability": Durability.PROCESS, "timeout_s": 10.0, **options}
-        opened.append(Ledger.open(tmp_path / name, **options))
-        return opened[-1]
-
-    yield open_ledger
-    for ledger in reversed(opened):
-        ledger.close()
-
-
-@pytest.fixture
-def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
-    return open_ledger()
-
-
-@pytest.fixture
-def reproducible() -> Callable[..., dict[str, Any]]:
-    """Options of `Ledger.open` that make the same bytes again; another seed makes another ledger."""
-
-    def options(seed: int = 1) -> dict[str, Any]:
-        ticks = itertools.count(1_700_000_000_000_000, 1000)
-        return {"clock": lambda: next(ticks), "entropy": random.Random(seed).randbytes}
-
-    return options
-
-
 Dump = dict[str, list[dict[str, Any]]]
 
 
@@ -185,22 +150,3 @@ def at_once(tmp_path: Path) -> Callable[..., Dump]:
             return dumped(views, projections)
 
     return build
-
-
-@pytest.fixture
-def start_worker() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a script of `workers/` in a process; what still runs at the end of the test is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-X", "faulthandler", str(WORKERS / script), *map(str, arguments)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,19 +19,20 @@ TENANTS = st.sampled_from([None, "a", "b", "b:x.y"])
 ACTIONS = st.sampled_from(["x.y", "x.z"])
 TOKENS = st.lists(st.sampled_from([f"{key}={value}" for key in "abcd" for value in range(3)]), max_size=5)
 LABELS = st.sampled_from(["failure", "success", "near_miss"])
-ITEMS = st.tuples(TENANTS, ACTIONS, LABELS, TOKENS)
+ITEMS = st.tuples(TENANTS, ACTIONS, LABELS, TOKENS, st.sampled_from("123"), st.booleans())
 
 
-def added(item: tuple[str | None, str, str, list[str]]) -> NewEvent:
-    tenant_id, action_type, label, tokens = item
+def added(item: tuple[str | None, str, str, list[str], str, bool]) -> NewEvent:
+    tenant_id, action_type, label, tokens, decision, replaces_earlier = item
     body = events.MemoryAdded(
-        decision_id="dec_1",
+        decision_id=f"dec_{decision}",
         decision_seq=1,
         tenant_id=tenant_id,
         action_type=action_type,
         label=label,
         summary=f"{tenant_id} {action_type}",
         tokens=tokens,
+        replaces_earlier=replaces_earlier,
     )
     return NewEvent(kind="memory.added", body=body, stream=events.memory_stream(tenant_id, action_type))
 
@@ -52,6 +54,10 @@ def by_looking_at_all(
         for event in ledger.read(before=seq + 1, kinds=["memory.added"])
         if not event.erased and (event.body["tenant_id"], event.body["action_type"]) == (tenant, action)
     }
+    for s, body in list(bodies.items()):
+        if body["replaces_earlier"]:
+            for earlier in [e for e in bodies if e < s and bodies[e]["decision_id"] == body["decision_id"]]:
+                del bodies[earlier]
     found = top_matches(question, [(s, body["tokens"]) for s, body in bodies.items()], weigh)
     failures = [(s, body["tokens"]) for s, body in bodies.items() if body["label"] == "failure"]
     worst = top_matches(question, failures, weigh, 1)
@@ -80,6 +86,21 @@ def test_recalling_gives_what_looking_at_everything_gives_as_of_any_head(
                 assert recall(Memory(ledger), tenant, action, question, Head(at, b"")) == found
 
 
+def test_items_of_older_ledgers_keep_their_meaning() -> None:
+    """A body without `replaces_earlier` stands beside the others of its decision, as it did when it came."""
+    with Ledger.over(MemoryStore()) as ledger:
+        items = [added((None, "x.y", label, ["a=1"], "1", False)) for label in ("failure", "success")]
+        for item in items:
+            body = msgspec.to_builtins(item.body)
+            del body["replaces_earlier"]
+            ledger.record([NewEvent(kind=item.kind, body=body, stream=item.stream)])
+        found = recall(memory_of(ledger), None, "x.y", ["a=1"], ledger.head())
+        assert [match.label for match in found.top_k] == ["failure", "success"]
+        ledger.record([added((None, "x.y", "near_miss", ["a=1"], "1", True))])
+        found = recall(memory_of(ledger), None, "x.y", ["a=1"], ledger.head())
+        assert ([match.label for match in found.top_k], found.failure) == (["near_miss"], None)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -93,7 +114,7 @@ def test_an_item_that_is_not_as_it_should_be_is_an_error_every_time(
     change: dict[str, Any], problem: str
 ) -> None:
     with Ledger.over(MemoryStore()) as ledger:
-        item = added(("a", "x.y", "failure", ["a=1"]))
+        item = added(("a", "x.y", "failure", ["a=1"], "1", False))
         body = {name: getattr(item.body, name) for name in item.body.__struct_fields__}
         ledger.record([item, NewEvent(kind=item.kind, body={**body, **change}, stream=item.stream)])
         for _ in range(2):
@@ -105,7 +126,7 @@ def test_an_item_that_is_not_as_it_should_be_is_an_error_every_time(
 def test_only_so_many_tenants_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BUCKETS_MAX", 2)
     with Ledger.over(MemoryStore()) as ledger:
-        ledger.record([added((tenant, "x.y", "failure", ["a=1"])) for tenant in "abcd"])
+        ledger.record([added((tenant, "x.y", "failure", ["a=1"], "1", False)) for tenant in "abcd"])
         memory = memory_of(ledger)
         for tenant in "abcdabcd":
             assert recall(memory, tenant, "x.y", ["a=1"], ledger.head()).failure is not None
@@ -114,7 +135,7 @@ def test_only_so_many_tenants_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_closing_a_ledger_lets_its_memory_go() -> None:
     ledger = Ledger.over(MemoryStore())
-    ledger.record([added((None, "x.y", "failure", ["a=1"]))])
+    ledger.record([added((None, "x.y", "failure", ["a=1"], "1", False))])
     memory = memory_of(ledger)
     assert memory is memory_of(ledger)
     recall(memory, None, "x.y", ["a=1"], ledger.head())

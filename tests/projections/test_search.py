@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from tallystick import BUILT_IN, Event, Ledger, Projection, Table, Tables, Views, views_of
 
@@ -139,7 +140,7 @@ def test_projections_of_an_app_are_searched_too(ledger: Ledger) -> None:
         assert len(views.search("mended")) == 1
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.text(max_size=30),
@@ -164,7 +165,7 @@ def has_words(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=string.printable + "éßИ漢", min_size=1, max_size=20).filter(has_words))
 def test_what_was_written_is_found_as_a_phrase(make: Any, ledger: Ledger, text: str) -> None:
     """Whatever signs stand between the words, in the text and in the query."""

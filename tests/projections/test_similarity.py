@@ -64,7 +64,7 @@ def test_searching_many_items_of_few_and_of_many_tokens(distinct: int) -> None:
         tokens = ["a=0", *(f"{key}={chance.randrange(distinct)}" for key in "bcd")]
         items.append((number, tokens))
         bitmaps.add(tokens)
-    for _ in range(20):
+    for _ in range(8):
         question = ["a=0", *(f"{key}={chance.randrange(distinct)}" for key in "bcd")]
         only = chance.getrandbits(3000)
         left = [item for item in items if only >> item[0] & 1]

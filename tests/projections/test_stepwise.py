@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from tallystick import (
     BUILT_IN,
@@ -151,7 +152,7 @@ def _small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 FIXTURES_ARE_CONSTANT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURES_ARE_CONSTANT)
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=FIXTURES_ARE_CONSTANT)
 @given(steps())
 @example([("order", "01A", "mug"), ("catch up",), ("erase", 0)])
 @example([("started", "01A", "mug"), ("action", "01A", "x", "failed"), ("catch up",), ("expired", "01A")])

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from tallystick import BadRow, Table
 from tallystick.projections import tables as module
@@ -254,7 +255,7 @@ def test_like_a_dict_with_an_index(keyed: str) -> None:
     def key_of(key: int) -> Any:
         return tuple(full(key).values()) if keyed == "both" else full(key)["id"]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(operations)
     def run(operations: list[tuple[Any, ...]]) -> None:
         file = ViewsFile(None, bytes(16))

@@ -181,7 +181,7 @@ def test_a_clock_or_entropy_that_fails(ledger: Ledger, starter: Path, make_reque
 
 def test_a_key_that_an_app_took_is_no_first_record(ledger: Ledger, starter: Path, make_request: Make) -> None:
     request = make_request(request_id="r-1")
-    key = module._request_key(module.check_request(request).request)
+    key = module.request_key(module.check_request(request).request)
     ledger.append("app.did", {}, key=key)
     with pytest.raises(module.RequestConflict, match="cannot be compared"):
         Gateway(ledger, starter).decide(request)

@@ -379,9 +379,11 @@ def test_inside_a_batch_a_decision_is_committed_at_once(gateway: Gateway, make_r
         record = gateway.decide(make_request())
         assert record.recorded
         assert "decision.recorded" in kinds(gateway.ledger)
-        assert gateway.label(record.decision_id, "failure") is None
-        assert "memory.added" not in kinds(gateway.ledger)
-    assert "memory.added" in kinds(gateway.ledger)
+        assert gateway.add_event(record.decision_id, "note", {"waits": True}) is None
+        assert kinds(gateway.ledger)[-1] == "decision.recorded"
+        entry = gateway.label(record.decision_id, "failure")
+        assert kinds(gateway.ledger)[-3:] == ["decision.noted", "decision.labeled", "memory.added"]
+        assert gateway.label(record.decision_id, "failure") == entry
 
 
 # -- redaction (D9) ------------------------------------------------------------------------------

@@ -99,9 +99,8 @@ def test_the_failure_that_counted_is_in_it_even_if_five_others_are_closer(
     gateway = Gateway(ledger, STARTER_POLICY)
     far = gateway.decide(make_request(action={"tags": ["damaged", "x", "y", "z"]}))
     gateway.label(far.decision_id, "failure", "far")
-    near = gateway.decide(make_request())
     for _ in range(5):
-        gateway.label(near.decision_id, "success", "near")
+        gateway.label(gateway.decide(make_request()).decision_id, "success", "near")
     record = gateway.decide(make_request())
     similarity = record.risk_signals.failure_similarity
     assert similarity.numerator > 0
