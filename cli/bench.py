@@ -80,7 +80,7 @@ def bench_command(
     so its time stands beside that of one small write and fsync.
     """
     from tallystick.ledger.sqlite.connection import filesystem_type
-    from tallystick.ledger.sqlite.doctor import BENCH_PREFIX, fsync_time_s
+    from tallystick.ledger.sqlite.surroundings import BENCH_PREFIX, fsync_time_s
 
     place = directory or path.absolute().parent
     with tempfile.TemporaryDirectory(dir=place, prefix=BENCH_PREFIX) as folder:

@@ -16,7 +16,7 @@ from .decide import policy_beside
 from .output import counted, json_option, print_json, print_table, printable, progress, say
 
 if TYPE_CHECKING:
-    from tallystick.ledger.sqlite.doctor import Check
+    from tallystick.ledger.sqlite.check import Check
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -53,7 +53,7 @@ def doctor_command(ctx: click.Context, quick: bool, path: Path, as_json: bool) -
 
 def _policy_check(path: Path) -> list[Check]:
     """Whether the policy beside the ledger can be decided under; nothing if there is none."""
-    from tallystick.ledger.sqlite.doctor import Check
+    from tallystick.ledger.sqlite.check import Check
     from tallystick.recorders.gateway.errors import InvalidPolicy, PolicyNotFound
     from tallystick.recorders.gateway.policy import Policy
 

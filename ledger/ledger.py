@@ -21,27 +21,20 @@ import msgspec
 from .._version import __version__
 from . import chain, records, verify
 from .arguments import check_chunk, check_seq, expected_head, note_appended
+from .backup import back_up
 from .canonical import MAX_BYTES
 from .committer import Committer
 from .drafting import DEFAULT_STREAM, Drafter, wall_clock
-from .errors import (
-    Closed,
-    InvalidEvent,
-    LedgerMoved,
-    NoSuchEvent,
-    NotALedger,
-    NotErasable,
-    TallyError,
-    Unavailable,
-)
+from .erasing import Erasure
+from .errors import Closed, InvalidEvent, LedgerMoved, NotALedger, TallyError, Unavailable
 from .event import Draft, Event, Head, NewEvent, Receipt, Row
-from .headfile import HeadFile, head_path, read_head_file, sync_directory
+from .headfile import HeadFile, read_head_file
 from .portable import export_line
 from .recording import Batch, Recording
 from .sqlite import Durability, SQLiteStore
 from .sqlite.connection import in_place_of_a_ledger
 from .sqlite.tail import refuse_lost_tail
-from .store import Store
+from .store import Store, row_at
 from .walk import ledger_id_of
 
 CHUNK_EVENTS: Final = 1000
@@ -341,53 +334,10 @@ class Ledger:
         record: a recorder's own events about it, appended behind the erasures in the same transaction.
         """
         self._check_writable()
-        if not isinstance(reason, str) or not reason.strip():
-            raise InvalidEvent("reason", "must not be empty", "say why the body has to go")
-        seqs = list(seqs)
-        for seq in seqs:
-            check_seq(seq, "seq")
-        seqs = list(dict.fromkeys(seqs))
-        for seq in seqs:
-            kind = self._row(seq).kind
-            if kind.startswith("ledger."):
-                raise NotErasable(seq, f"{kind} events are part of the proof")
+        erasure = Erasure(self._store, self._drafter, seqs, reason)
         about = self._recording.drafts(record)
-        receipts: list[Receipt] = []
-
-        def build(head: Head) -> list[Row]:
-            receipts.clear()
-            rows: list[Row] = []
-            for seq in seqs:
-                draft = self._erasure(seq, reason)
-                if draft is None:  # erased before, or by another process just now
-                    receipts.append(self._erasure_of(seq))
-                    continue
-                rows.append(draft.place(head.seq + 1, head.hash))
-                head = Head(rows[-1].seq, rows[-1].hash)
-                receipts.append(Receipt(head.seq, head.hash, draft.at))
-            for draft in about:
-                rows.append(draft.place(head.seq + 1, head.hash))
-                head = Head(rows[-1].seq, rows[-1].hash)
-            return rows
-
-        self._note_head(self._store.erase(seqs, build))
-        return receipts
-
-    def _erasure(self, seq: int, reason: str) -> Draft | None:
-        """The record of erasing an event's body; None if it is erased already."""
-        row = self._row(seq)
-        if row.body is None:
-            return None
-        if row.salt is None or chain.body_hash(row.salt, row.body) != row.body_hash:
-            raise NotErasable(seq, "its body was altered, which erasing it would hide; run `tally verify`")
-        erased = records.BodyErased(seq=seq, body_hash=row.body_hash.hex(), reason=reason)
-        return self._drafter.own(records.BODY_ERASED, erased, records.STREAM)
-
-    def _erasure_of(self, seq: int) -> Receipt:
-        for row in self._store.read(seq, stream=records.STREAM, kinds=[records.BODY_ERASED]):
-            if row.body is not None and msgspec.json.decode(row.body, type=records.BodyErased).seq == seq:
-                return Receipt(row.seq, row.hash, row.at)
-        raise NotErasable(seq, "its body is missing without a record; run `tally verify`")
+        self._note_head(self._store.erase(erasure.seqs, lambda head: erasure.rows(head, about)))
+        return erasure.receipts
 
     # -- reading -------------------------------------------------------------------------
 
@@ -424,25 +374,22 @@ class Ledger:
         stream: str | None = None,
         kinds: Sequence[str] | None = None,
         limit: int | None = None,
+        reverse: bool = False,
     ) -> Iterator[Row]:
         """As `read`, but rows as stored, bodies undecoded: for what reads far more than it decodes."""
-        return self._store.read(after, before=before, stream=stream, kinds=kinds, limit=limit)
+        return self._store.read(
+            after, before=before, stream=stream, kinds=kinds, limit=limit, reverse=reverse
+        )
 
     def get(self, seq: int) -> Event:
         """The event with this seq. Raises NoSuchEvent, InvalidEvent, MalformedEvent, Unavailable."""
         check_seq(seq, "seq")
-        return Event.from_row(self._row(seq))
+        return Event.from_row(row_at(self._store, seq))
 
     def find(self, key: str) -> Event | None:
         """The event with this idempotency key, or None. Raises MalformedEvent, Unavailable."""
         row = self._store.find_key(key)
         return None if row is None else Event.from_row(row)
-
-    def _row(self, seq: int) -> Row:
-        row = next(self._store.read(seq - 1, before=seq + 1), None) if 0 < seq < 1 << 62 else None
-        if row is None:
-            raise NoSuchEvent(seq, self._store.head().seq)
-        return row
 
     def follow(
         self,
@@ -543,32 +490,7 @@ class Ledger:
         A crash leaves the whole copy or none (perhaps a `.tmp` file). The copy's head. Raises TailLost
         where the head file contradicts the log, and other Unavailable.
         """
-        target = Path(path)
-        if not isinstance(self._store, SQLiteStore):
-            raise Unavailable(str(target), "this store has no file to copy", "export its events instead")
-        if target.exists() or head_path(target).exists():
-            raise Unavailable(str(target), "exists already", "name a new file")
-        if not target.parent.is_dir():
-            raise Unavailable(str(target), "its directory does not exist", "make the directory first")
-        self._store.check_tail()  # the copy's own head file would hide the loss
-        temporary = Path(f"{target}.{os.getpid()}.tmp")
-        try:
-            self._store.copy_to(temporary)
-            copy = SQLiteStore(temporary, read_only=True)
-            try:
-                head = copy.head()
-            finally:
-                copy.close()
-            os.link(temporary, target)  # unlike a rename, never replaces a file made meanwhile
-            sync_directory(target)
-        except FileExistsError:
-            raise Unavailable(str(target), "exists already", "name a new file") from None
-        finally:
-            for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm")):
-                leftover.unlink(missing_ok=True)
-        head = Head(head.seq, head.hash, self._ledger_id)
-        HeadFile(target).write(head)
-        return head
+        return back_up(self._store, Path(path), self._ledger_id)
 
     def _note_head(self, head: Head) -> None:
         """Keep the durable head beside the file, at most once a second."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from .errors import NoSuchEvent
 from .event import Head, Row
 
 #: From the head that the rows must follow to the rows. May ask the store's `find_key`,
@@ -74,3 +75,11 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release everything; the store cannot be used afterwards."""
+
+
+def row_at(store: Store, seq: int) -> Row:
+    """The row with this seq. Raises NoSuchEvent."""
+    row = next(store.read(seq - 1, before=seq + 1), None) if 0 < seq < 1 << 62 else None
+    if row is None:
+        raise NoSuchEvent(seq, store.head().seq)
+    return row

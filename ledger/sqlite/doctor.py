@@ -1,4 +1,4 @@
-"""The health of a ledger file and of the place it lies in, for `tally doctor`.
+"""The health of a ledger file and of the place it lies in (surroundings.py), for `tally doctor`.
 
 `examine` looks and tells; it prints nothing and changes nothing in the ledger. What the events
 say is left to verification: this is about the file, the engine, the disk and other processes.
@@ -9,28 +9,22 @@ locks that this process holds.
 from __future__ import annotations
 
 import os
-import platform
 import re
-import shutil
-import stat
-import statistics
-import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from importlib import metadata
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import apsw
-import msgspec
 
 from ..errors import Corrupt, LedgerNotFound, Locked, NotALedger, TailLost, Unavailable
 from ..event import COLUMNS, Head
-from ..headfile import beside, head_path, read_head_file
+from ..headfile import beside, read_head_file
 from ..walk import ledger_id_of
+from . import surroundings
+from .check import Check, age, in_bytes, size_of
 from .connection import (
     NETWORK_FILESYSTEMS,
     PAGE_SIZE,
@@ -45,46 +39,24 @@ from .holders import Holders, holders, named
 from .store import Durability
 from .tail import held_against
 
-FREE_BYTES_WARN: Final = 1 << 30
-FREE_BYTES_FAIL: Final = 64 << 20
 #: Log pages not yet in the file: from here on something keeps checkpoints from finishing.
 WAL_PAGES_WARN: Final = 10 * WAL_AUTOCHECKPOINT_PAGES
 LOCK_WAIT_S: Final = 1.0
-FSYNC_WARN_S: Final = 0.020
-FSYNC_SAMPLES: Final = 20
-FSYNC_SAMPLING_S_MAX: Final = 2.0
 CLOCK_AHEAD_WARN_S: Final = 300
 #: A larger file is not read through when only a quick look is wanted.
 QUICK_BYTES_MAX: Final = 1 << 30
 PROBLEMS_MAX: Final = 100
 #: How many steps of SQLite's machine lie between two calls for progress (and for Ctrl-C).
 PROGRESS_STEPS: Final = 50_000
-#: A temporary file older than this was left behind, whoever has its process number now.
-LEFTOVER_AGE_S: Final = 86_400
 
 #: What `PRAGMA synchronous` says afterwards (sqlite.org/pragma.html#pragma_synchronous).
 _SYNCHRONOUS: Final = {Durability.POWER: 2, Durability.PROCESS: 1}
-_PACKAGES: Final = ("tallystick", "apsw", "blake3", "click", "msgspec", "orjson", "rich")
 _INDEX_PROBLEM: Final = re.compile(
     r"missing from index|wrong # of entries in index|non-unique entry in index|values differ from index"
 )
-BENCH_PREFIX: Final = ".tally-bench-"
-SQLITE_MAGIC: Final = b"SQLite format 3\0"
-_EXPORT_START: Final = b'{"seq":'
-_TEMPORARY: Final = re.compile(r"(?P<base>.+)\.(?P<pid>\d+)\.tmp(-wal|-shm|-journal)?")
 _REWRITE: Final = "make a sound file of it: `tally export` and `tally import` into a new one"
 
-Status: TypeAlias = Literal["ok", "warn", "fail"]
 _Reported: TypeAlias = Callable[[int], None] | None
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One thing looked at: what was found, and what to do where it is not well."""
-
-    name: str
-    status: Status
-    finding: str
-    remedy: str = ""
 
 
 def examine(path: str | os.PathLike[str], *, quick: bool = False, progress: _Reported = None) -> list[Check]:
@@ -97,23 +69,23 @@ def examine(path: str | os.PathLike[str], *, quick: bool = False, progress: _Rep
     path = Path(path)
     if not os.path.lexists(path):
         raise in_place_of_a_ledger(path, LedgerNotFound(str(path)), lambda: not path.exists())
-    checks = [_engine(), _python_sqlite(), _versions()]
+    checks = [surroundings.engine(), surroundings.python_sqlite(), surroundings.versions()]
     found = filesystem_type(path)
-    checks.append(_file_system(found))
+    checks.append(surroundings.file_system(found))
     if found in NETWORK_FILESYSTEMS:
         return checks  # not even opened there
     check_place(path)
     if not path.exists():
         raise in_place_of_a_ledger(path, LedgerNotFound(str(path)), lambda: not path.exists())
-    checks.append(_file(path))
+    checks.append(surroundings.file(path))
     checks += _opened(path, quick, progress)
-    checks += [_disk(path), _fsync(path), _leftovers(path)]
+    checks += [surroundings.disk(path), surroundings.fsync(path), surroundings.leftovers(path)]
     return checks
 
 
 def _opened(path: Path, quick: bool, progress: _Reported) -> Iterator[Check]:
     """What can be said once SQLite has the file open."""
-    others, log_bytes = holders(path), _size(beside(path, "-wal"))
+    others, log_bytes = holders(path), size_of(beside(path, "-wal"))
     try:
         # A head read before the log is never ahead of a sound one.
         kept = read_head_file(path)
@@ -168,210 +140,6 @@ def _checked(name: str, path: Path, look: Callable[[], Check]) -> Check:
 def _damaged(path: Path, error: Corrupt | str) -> Check:
     named = error if isinstance(error, Corrupt) else Corrupt(str(path), error)
     return Check("structure", "fail", named.problem, named.remedy)
-
-
-# -- programs ------------------------------------------------------------------------------
-
-
-def has_wal_reset_bug(version: str) -> bool:
-    """Whether a SQLite of this version can corrupt a file in WAL mode (sqlite.org/wal.html#walresetbug).
-
-    3.7.0 to 3.51.2, without the corrected 3.44.6 and 3.50.7 and what follows them in their lines.
-    """
-    number = tuple(int(part) for part in version.split(".")[:3])
-    corrected = (3, 44, 6) <= number < (3, 45) or (3, 50, 7) <= number < (3, 51)
-    return (3, 7) <= number < (3, 51, 3) and not corrected
-
-
-def _engine() -> Check:
-    version = apsw.sqlite_lib_version()
-    finding = f"SQLite {version} in apsw {apsw.apsw_version()}"
-    upgrade = "pip install --upgrade apsw; until then let one process at a time have the ledger open"
-    if has_wal_reset_bug(version):
-        finding += ": has the WAL-reset bug (3.7.0 to 3.51.2), which can corrupt the file"
-        return Check("engine", "fail", finding, upgrade)
-    if version == "3.52.0":
-        return Check(
-            "engine", "warn", f"{finding}: a release that was withdrawn", "pip install --upgrade apsw"
-        )
-    return Check("engine", "ok", f"{finding}, which has no WAL-reset bug")
-
-
-def _python_sqlite() -> Check:
-    """The other SQLite in this interpreter. Tallystick never opens a ledger with it."""
-    try:
-        from sqlite3 import sqlite_version as version
-    except ImportError:
-        return Check("python sqlite3", "ok", "this interpreter has none")
-    finding = f"SQLite {version}"
-    if has_wal_reset_bug(version):
-        finding += (
-            " has the WAL-reset bug by its number; Tallystick does not use it: do not write a ledger with it"
-        )
-    return Check("python sqlite3", "ok", finding)
-
-
-def _versions() -> Check:
-    found = [f"{platform.python_implementation()} {platform.python_version()}"]
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"{package} without metadata")
-    return Check("versions", "ok", ", ".join(found))
-
-
-# -- the file and its place ----------------------------------------------------------------
-
-
-def _file_system(found: str | None) -> Check:
-    name = "file system"
-    if found in NETWORK_FILESYSTEMS:
-        finding = f"{found}, over the network: SQLite's locks cannot be trusted there; looked no further"
-        return Check(name, "fail", finding, "keep the ledger on a local disk and copy backups to the network")
-    if found in ("tmpfs", "ramfs"):
-        return Check(
-            name, "warn", f"{found}, in memory: the ledger is gone after a restart", "move it to a disk"
-        )
-    if found == "overlay":
-        finding = "overlay, as a container's own layer is: the ledger would be gone with the container"
-        return Check(name, "warn", finding, "keep the ledger on a volume")
-    return Check(name, "ok", found or "of a type that this system does not tell")
-
-
-def _file(path: Path) -> Check:
-    info = path.stat()
-    finding = f"{_bytes(info.st_size)}, {stat.filemode(info.st_mode)}"
-    real = os.path.realpath(path)
-    if path.is_symlink():
-        finding += f", a link to {real}"
-    if info.st_nlink > 1:
-        finding += (
-            f", and {info.st_nlink} names (hard links): opened by two names it has two logs, and is corrupted"
-        )
-        remedy = f"keep one name; `find {os.path.dirname(real)} -samefile {real}` finds the others"
-        return Check("file", "warn", finding, remedy)
-    if info.st_mode & stat.S_IWOTH:
-        return Check("file", "warn", f"{finding}: anyone on this machine may rewrite it", f"chmod o-w {path}")
-    if not os.access(path, os.W_OK):
-        return Check("file", "ok", f"{finding}; this user may only read it")
-    companions = (beside(path, "-wal"), beside(path, "-shm"), head_path(path))
-    denied = [other for other in companions if other.exists() and not os.access(other, os.W_OK)]
-    if denied:
-        finding += f"; this user may write it, but not {', '.join(other.name for other in denied)}"
-        return Check("file", "warn", finding, f"give them the ledger's owner: chown --reference={path}")
-    return Check("file", "ok", finding)
-
-
-def _disk(path: Path) -> Check:
-    usage = shutil.disk_usage(Path(os.path.realpath(path)).parent)
-    wanted = max(FREE_BYTES_WARN, _size(path) // 10)
-    finding = f"{_bytes(usage.free)} of {_bytes(usage.total)} free"
-    if usage.free < FREE_BYTES_FAIL:
-        return Check("disk", "fail", f"{finding}; appends are about to fail", "free some space")
-    if usage.free < wanted:
-        return Check("disk", "warn", f"{finding}, less than {_bytes(wanted)}", "free some space")
-    return Check("disk", "ok", finding)
-
-
-def fsync_time_s(directory: Path) -> float:
-    """How long a small write and its fsync take there: the median of several, in seconds.
-
-    Uses a file without a name, so that nothing is left behind. Raises OSError.
-    """
-    samples: list[float] = []
-    begun = time.perf_counter()
-    with tempfile.TemporaryFile(dir=directory, prefix=".tally-fsync-", buffering=0) as file:
-        for _ in range(FSYNC_SAMPLES):
-            start = time.perf_counter()
-            file.write(bytes(4096))
-            os.fsync(file.fileno())
-            samples.append(time.perf_counter() - start)
-            if time.perf_counter() - begun > FSYNC_SAMPLING_S_MAX:
-                break
-    return statistics.median(samples)
-
-
-def _fsync(path: Path) -> Check:
-    try:
-        duration_s = fsync_time_s(Path(os.path.realpath(path)).parent)
-    except OSError as error:
-        return Check("fsync", "ok", f"not measured: no file can be made beside the ledger ({error.strerror})")
-    finding = f"{duration_s * 1000:.2f} ms, the least that a durable append takes"
-    if duration_s <= FSYNC_WARN_S:
-        return Check("fsync", "ok", finding)
-    remedy = "use a faster disk, append in batches or from several threads (one fsync serves many)"
-    return Check("fsync", "warn", finding, remedy)
-
-
-def _leftovers(path: Path) -> Check:
-    """What backups, imports, exports, head writes and measurements left when their process was killed."""
-    left, busy = [], 0
-    try:
-        names = sorted(os.listdir(path.parent))
-    except OSError as error:
-        return Check("leftovers", "ok", f"not looked for: the directory cannot be listed ({error.strerror})")
-    for name in names:
-        if name.startswith(BENCH_PREFIX):  # tells no process, so its age has to
-            if _age_s(path.with_name(name)) >= LEFTOVER_AGE_S:
-                left.append(name)
-            continue
-        match = _TEMPORARY.fullmatch(name)
-        if match is None or not _is_ours(path, match):
-            continue
-        if _in_progress(path.with_name(name), int(match["pid"])):
-            busy += 1
-        else:
-            left.append(name)
-    under_way = f"{busy} of work under way" if busy else ""
-    if not left:
-        return Check("leftovers", "ok", under_way or "none")
-    size = _bytes(sum(_size_within(path.with_name(name)) for name in left))
-    finding = f"{size} of interrupted backups, imports, exports, measurements or head writes: "
-    finding += ", ".join(left[:5])
-    finding += f" and {len(left) - 5} more" if len(left) > 5 else ""
-    return Check("leftovers", "warn", finding + (f"; {under_way}" if busy else ""), "delete them")
-
-
-def _is_ours(path: Path, match: re.Match[str]) -> bool:
-    """Named after this ledger; or under another name, as backups, imports and exports are, by its content."""
-    base = match["base"]
-    if base == path.name or base.startswith(f"{path.name}."):
-        return True
-    temporary = path.with_name(f"{base}.{match['pid']}.tmp")
-    if not temporary.is_file():
-        return False
-    try:
-        with temporary.open("rb") as file:
-            start = file.read(512)
-    except OSError:
-        return False
-    if start[68:72] == b"TALY":
-        return True
-    if start.startswith(SQLITE_MAGIC):  # an import's mark may stand in its log still
-        page_size = int.from_bytes(start[16:18], "big")
-        return page_size == PAGE_SIZE and beside(temporary, "-wal").exists()
-    with suppress(zlib.error):
-        start = zlib.decompressobj(wbits=31).decompress(start, len(_EXPORT_START))
-    return start.startswith(_EXPORT_START)
-
-
-def _in_progress(path: Path, pid: int) -> bool:
-    has_process = not Path("/proc/self").exists() or Path(f"/proc/{pid}").exists()
-    return _age_s(path) < LEFTOVER_AGE_S and has_process
-
-
-def _age_s(path: Path) -> float:
-    """How long ago it was written to; what is gone meanwhile is as new."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _size_within(path: Path) -> int:
-    """The size of a file, or of the files in a folder."""
-    return sum(map(_size, path.iterdir())) if path.is_dir() else _size(path)
 
 
 # -- inside the file -----------------------------------------------------------------------
@@ -460,7 +228,7 @@ def _schema(con: apsw.Connection) -> dict[str, tuple[bytes, bytes]]:
 def _structure(con: apsw.Connection, quick: bool, progress: _Reported) -> Check:
     size = con.pragma("page_count") * con.pragma("page_size")
     if quick and size > QUICK_BYTES_MAX:
-        finding = f"not looked at: {_bytes(size)} are too many for a quick look"
+        finding = f"not looked at: {in_bytes(size)} are too many for a quick look"
         return Check("structure", "ok", finding, "run it without --quick")
 
     def step() -> bool:
@@ -477,7 +245,7 @@ def _structure(con: apsw.Connection, quick: bool, progress: _Reported) -> Check:
         compared = (
             "indexes counted, but not compared with the table" if quick else "indexes agree with the table"
         )
-        return Check("structure", "ok", f"{pragma} of {_bytes(size)} found nothing; {compared}")
+        return Check("structure", "ok", f"{pragma} of {in_bytes(size)} found nothing; {compared}")
     finding = "; ".join(problems[:3])
     if len(problems) > 3:
         finding += f" and {len(problems) - 3}{' or more' if len(problems) >= PROBLEMS_MAX else ''} others"
@@ -505,7 +273,7 @@ def _log(con: apsw.Connection, path: Path, others: Holders | None, bytes_before:
     # This kind of checkpoint moves nothing and tells how far the last one came.
     pages, folded = con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
     waiting = max(pages, 0) - max(folded, 0)
-    finding = f"{_bytes(_size(beside(path, '-wal')))}, {waiting:,} pages not yet in the file"
+    finding = f"{in_bytes(size_of(beside(path, '-wal')))}, {waiting:,} pages not yet in the file"
     if waiting > WAL_PAGES_WARN:
         readers = named(others, "reading")
         finding += f"; a checkpoint should come every {WAL_AUTOCHECKPOINT_PAGES:,}"
@@ -528,9 +296,9 @@ def _clock(con: apsw.Connection) -> Check:
         return Check("clock", "ok", "nothing to compare it with")
     ahead_s = at / 1e6 - time.time()
     if ahead_s <= CLOCK_AHEAD_WARN_S:
-        return Check("clock", "ok", f"the last event is {_age(-ahead_s)} old" if ahead_s < 0 else "agrees")
+        return Check("clock", "ok", f"the last event is {age(-ahead_s)} old" if ahead_s < 0 else "agrees")
     finding = (
-        f"the last event lies {_age(ahead_s)} in the future: this clock is slow, or its writer's was fast"
+        f"the last event lies {age(ahead_s)} in the future: this clock is slow, or its writer's was fast"
     )
     return Check(
         "clock", "warn", finding, "set the clocks (NTP); the order of events does not depend on them"
@@ -581,28 +349,3 @@ def _locks(path: Path, others: Holders | None, *, keep_log: bool) -> Check:
         con.execute("ROLLBACK")
         waited_ms = (time.perf_counter() - start) * 1000
     return Check("locks", "ok", f"{known}the write lock was free within {waited_ms:.1f} ms")
-
-
-# -- words ---------------------------------------------------------------------------------
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

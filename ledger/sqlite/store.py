@@ -330,7 +330,7 @@ class SQLiteStore:
     def find_key(self, key: str) -> Row | None:
         """See Store.find_key."""
         with self._reading() as con:
-            seq = con.execute("SELECT seq FROM events WHERE key = ?", (key,)).get
+            seq = con.execute("SELECT seq FROM events WHERE key = ? ORDER BY seq LIMIT 1", (key,)).get
             row = con.execute(f"{_SELECT} NOT INDEXED WHERE seq = ? AND key = ?", (seq, key)).fetchone()
         return None if row is None else Row._make(row)
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tallystick import Durability, Head, Ledger
 
 ROOT = Path(__file__).parent.parent.parent
-WORKERS = Path(__file__).parent / "workers"
 
 RunWorker = Callable[..., "subprocess.Popen[str]"]
 
@@ -30,37 +26,6 @@ def durability(request: pytest.FixtureRequest) -> Durability:
     """Each durability in turn."""
     chosen: Durability = request.param
     return chosen
-
-
-@pytest.fixture(scope="session")
-def second_verifier() -> Any:
-    """`docs/verify_ledger.py` as a module: it was written from the format page alone."""
-    path = ROOT / "docs" / "verify_ledger.py"
-    spec = importlib.util.spec_from_file_location("second_verifier", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def start_worker() -> Iterator[RunWorker]:
-    """Start a script of `workers/` in a process; what still runs at the end of the test is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-X", "faulthandler", str(WORKERS / script), *map(str, arguments)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture

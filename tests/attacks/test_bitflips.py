@@ -18,7 +18,7 @@ from tallystick.ledger.headfile import head_path, read_head_file
 from tallystick.ledger.verify import verify
 
 COLUMNS = "seq, at, kind, stream, key, meta, salt, body, body_hash, prev_hash, hash"
-QUICK_FLIPS = 1500
+QUICK_FLIPS = 600
 SLOW_FLIPS = 5000
 
 Rows = list[tuple[Any, ...]]

@@ -13,7 +13,7 @@ from tallystick import Durability
 Start = Callable[..., "subprocess.Popen[str]"]
 Finish = Callable[..., str]
 
-QUICK_ROUNDS = {"write": 15, "erase": 4, "backup": 4, "create": 15}
+QUICK_ROUNDS = {"write": 10, "erase": 3, "backup": 3, "create": 10}
 SLOW_ROUNDS = {"write": 200, "erase": 100, "backup": 100, "create": 200}
 
 

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from attacker import tamper
 
 from tallystick import (
     Head,
@@ -25,20 +26,11 @@ from tallystick import (
 from tallystick.ledger.headfile import head_path
 
 Make = Callable[[Path, int], Head]
-GUARDS = ("events_follow", "events_no_delete", "events_no_update")
 
 
 def listing(folder: Path) -> dict[str, bytes]:
     """Every file of a folder with its bytes."""
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-
-
-def sql(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        for guard in GUARDS:
-            db.execute(f"DROP TRIGGER IF EXISTS {guard}")
-        for statement in statements:
-            db.execute(statement)
 
 
 def move_log_of_another(path: Path, make: Make) -> None:
@@ -63,23 +55,23 @@ def move_log_of_an_app(path: Path, make: Make) -> None:
 LOSSES: dict[str, tuple[Callable[[Path, Make], object], type[Unavailable]]] = {
     "deleted": (lambda path, make: path.unlink(), TailLost),
     "cut to nothing": (lambda path, make: path.write_bytes(b""), TailLost),
-    "emptied": (lambda path, make: sql(path, "DELETE FROM events"), TailLost),
-    "dropped": (lambda path, make: sql(path, "DROP TABLE events"), TailLost),
-    "end cut off": (lambda path, make: sql(path, "DELETE FROM events WHERE seq > 7"), TailLost),
+    "emptied": (lambda path, make: tamper(path, "DELETE FROM events"), TailLost),
+    "dropped": (lambda path, make: tamper(path, "DROP TABLE events"), TailLost),
+    "end cut off": (lambda path, make: tamper(path, "DELETE FROM events WHERE seq > 7"), TailLost),
     "another event": (
-        lambda path, make: sql(path, "UPDATE events SET hash = zeroblob(32) WHERE seq = 10"),
+        lambda path, make: tamper(path, "UPDATE events SET hash = zeroblob(32) WHERE seq = 10"),
         HistoryReplaced,
     ),
     "event missing": (
-        lambda path, make: sql(path, "UPDATE events SET seq = 11 WHERE seq = 10"),
+        lambda path, make: tamper(path, "UPDATE events SET seq = 11 WHERE seq = 10"),
         HistoryReplaced,
     ),
     "another ledger": (lambda path, make: (path.unlink(), head_path(path).rename("head"), make(path, 12),
                                            Path("head").rename(head_path(path))), WrongHeadFile),
-    "event 1 missing": (lambda path, make: sql(path, "DELETE FROM events WHERE seq = 1"), NotALedger),
+    "event 1 missing": (lambda path, make: tamper(path, "DELETE FROM events WHERE seq = 1"), NotALedger),
     "log of another ledger": (move_log_of_another, WrongHeadFile),
     "log of an app": (move_log_of_an_app, NotALedger),
-    "unmarked": (lambda path, make: sql(path, "PRAGMA application_id = 0"), NotALedger),
+    "unmarked": (lambda path, make: tamper(path, "PRAGMA application_id = 0"), NotALedger),
 }  # fmt: skip
 
 
@@ -204,10 +196,10 @@ def test_no_backup_of_a_ledger_that_lost_its_end(
     make_ledger(ledger_path, 10)
     copy = ledger_path.with_name("copy.tally")
     if read_only:
-        sql(ledger_path, "DELETE FROM events WHERE seq > 7")
+        tamper(ledger_path, "DELETE FROM events WHERE seq > 7")
     with Ledger.open(ledger_path, read_only=read_only) as ledger:
         if not read_only:
-            sql(ledger_path, "DELETE FROM events WHERE seq > 7")
+            tamper(ledger_path, "DELETE FROM events WHERE seq > 7")
         with pytest.raises(TailLost) as caught:
             ledger.backup(copy)
         assert (caught.value.last, caught.value.expected, caught.value.where) == (7, 10, str(ledger_path))

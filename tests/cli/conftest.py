@@ -8,24 +8,35 @@ import io
 import json
 import os
 import pty
+import re
+import shutil
 import signal
-import sqlite3
 import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from attacker import tamper
 
-from tallystick import Ledger
+from tallystick import Durability, Ledger
 from tallystick.cli import main
+from tallystick.ledger.headfile import head_path
 
 COMMAND = [sys.executable, "-c", "import sys; from tallystick.cli import main; sys.exit(main())"]
+#: Runs the commands of a JSON array, one after another, each between lines that say so.
+SEVERAL = """
+import json, sys
+from tallystick.cli import main
+for command in json.loads(sys.argv[1]):
+    print("=== begins", flush=True)
+    main(command)
+    print("=== ended", flush=True)
+"""
 
 
 class Result(NamedTuple):
@@ -79,6 +90,39 @@ def process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         one.communicate()
 
 
+def on_terminal(
+    program: Sequence[str], columns: int, after: str, keys: bytes, environment: dict[str, str]
+) -> tuple[int, str]:
+    """Run a program on a terminal; its status and all that the terminal was sent."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ.update({"TERM": "xterm-256color", "COLUMNS": str(columns)} | environment)
+        os.execv(program[0], program)
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    shown = b""
+    try:
+        while True:
+            if keys and after.encode() in shown:
+                time.sleep(0.2)  # what asks must be reading: Python can lose a ^C just before
+                os.write(fd, keys)
+                keys = b""
+            try:
+                piece = os.read(fd, 1 << 16)
+            except OSError as error:  # Linux says so when the other side is gone
+                assert error.errno == errno.EIO
+                break
+            if not piece:
+                break
+            shown += piece
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(fd)
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), shown.decode().replace("\r\n", "\n")
+
+
 @pytest.fixture
 def terminal() -> Callable[..., tuple[int, str]]:
     """Run the command on a terminal; gives status and all that the terminal was sent.
@@ -89,43 +133,33 @@ def terminal() -> Callable[..., tuple[int, str]]:
     def run(
         *arguments: str, columns: int = 80, after: str = "", keys: bytes = b"", **environment: str
     ) -> tuple[int, str]:
-        pid, fd = pty.fork()
-        if pid == 0:
-            os.environ.update({"TERM": "xterm-256color", "COLUMNS": str(columns)} | environment)
-            os.execv(sys.executable, [*COMMAND, *arguments])
-        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-        shown = b""
-        try:
-            while True:
-                if keys and after.encode() in shown:
-                    time.sleep(0.2)  # what asks must be reading: Python can lose a ^C just before
-                    os.write(fd, keys)
-                    keys = b""
-                try:
-                    piece = os.read(fd, 1 << 16)
-                except OSError as error:  # Linux says so when the other side is gone
-                    assert error.errno == errno.EIO
-                    break
-                if not piece:
-                    break
-                shown += piece
-        except BaseException:
-            os.kill(pid, signal.SIGKILL)
-            raise
-        finally:
-            os.close(fd)
-            _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status), shown.decode().replace("\r\n", "\n")
+        return on_terminal([*COMMAND, *arguments], columns, after, keys, environment)
 
     return run
 
 
 @pytest.fixture
-def orders(tmp_path: Path) -> Path:
-    """The default ledger, with ledger.created and five orders."""
-    path = tmp_path / "agents.tally"
+def terminal_for_all() -> Callable[..., dict[str, str]]:
+    """Run several commands on one terminal, by one process, which is faster; what each showed."""
+
+    def run(
+        commands: Sequence[str], columns: int = 80, after: str = "", keys: bytes = b"", **environment: str
+    ) -> dict[str, str]:
+        program = [sys.executable, "-c", SEVERAL, json.dumps([command.split() for command in commands])]
+        status, shown = on_terminal(program, columns, after, keys, environment)
+        assert status == 0, shown
+        parts = re.findall(r"=== begins\n(.*?)=== ended\n", shown, re.DOTALL)
+        return dict(zip(commands, parts, strict=True))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _orders_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `orders` is a copy of."""
+    path = tmp_path_factory.mktemp("orders") / "agents.tally"
     at = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
-    with Ledger.open(path) as ledger:
+    with Ledger.open(path, durability=Durability.PROCESS) as ledger:
         for number in range(1, 6):
             ledger.append(
                 "order.placed" if number % 2 else "order.shipped",
@@ -139,15 +173,22 @@ def orders(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def orders(_orders_made: Path, tmp_path: Path) -> Path:
+    """The default ledger, with ledger.created and five orders."""
+    for made in (_orders_made, head_path(_orders_made)):
+        shutil.copy(made, tmp_path)
+    return tmp_path / _orders_made.name
+
+
+@pytest.fixture
 def alter() -> Callable[..., None]:
     """Change a column of an event with plain SQLite, past the guards in the file."""
 
     def change(path: Path, seq: int, **columns: object) -> None:
-        with closing(sqlite3.connect(path)) as con:
-            con.execute("DROP TRIGGER IF EXISTS events_no_update")
-            for name, value in columns.items():
-                con.execute(f"UPDATE events SET {name} = ? WHERE seq = ?", (value, seq))
-            con.commit()
+        updates = [
+            (f"UPDATE events SET {name} = ? WHERE seq = ?", (value, seq)) for name, value in columns.items()
+        ]
+        tamper(path, *updates)
 
     return change
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tallystick import Durability, Head, Ledger, MemoryStore, Row
+from tallystick import Head, MemoryStore, Row
 from tallystick.ledger import chain
 from tallystick.ledger.event import Draft
 
@@ -59,37 +58,6 @@ class Chain:
 @pytest.fixture(scope="session")
 def chained() -> Chain:
     return Chain()
-
-
-@pytest.fixture
-def open_ledger(tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
-    """Opens `a.tally`, or another name, in the test's folder; closed when the test ends."""
-    opened: list[Ledger] = []
-
-    def open_ledger(name: str = "a.tally", **options: Any) -> Ledger:
-        options = {"durability": Durability.PROCESS, "timeout_s": 10.0, **options}
-        opened.append(Ledger.open(tmp_path / name, **options))
-        return opened[-1]
-
-    yield open_ledger
-    for ledger in reversed(opened):
-        ledger.close()
-
-
-@pytest.fixture
-def ledger(open_ledger: Callable[..., Ledger]) -> Ledger:
-    return open_ledger()
-
-
-@pytest.fixture
-def reproducible() -> Callable[[], dict[str, Any]]:
-    """Options of `Ledger.open` that make the same bytes again."""
-
-    def options(seed: int = 1) -> dict[str, Any]:
-        ticks = itertools.count(1_700_000_000_000_000, 1000)
-        return {"clock": lambda: next(ticks), "entropy": random.Random(seed).randbytes}
-
-    return options
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tallystick import Ledger, MemoryStore, SQLiteStore, Unavailable, Verdict
-from tallystick.ledger import ledger as ledger_module
 from tallystick.ledger.headfile import head_path, read_head_file
 
 Open = Callable[..., Ledger]
@@ -156,7 +155,7 @@ def test_an_interrupted_backup_leaves_the_whole_copy_or_none(
         elif place == "after the copy":
             patch.setattr(SQLiteStore, "copy_to", copy_and_interrupt)
         elif place == "before the name":
-            patch.setattr(ledger_module.os, "link", interrupt)
+            patch.setattr(os, "link", interrupt)
         else:
             patch.setattr("tallystick.ledger.headfile.HeadFile.write", interrupt)
         with pytest.raises(Interrupt):

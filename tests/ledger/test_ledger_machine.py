@@ -386,7 +386,7 @@ def helper() -> Iterator[Helper]:
 
 
 @pytest.mark.parametrize(
-    "examples", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+    "examples", [12, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def test_any_sequence_of_calls(helper: Helper, tmp_path: Path, examples: int) -> None:
     machine = type("Machine", (LedgerMachine,), {"helper": helper, "folder": tmp_path})

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from wrapped_stores import FullStore
 
 from tallystick import (
     AsyncLedger,
     BodyTooLarge,
-    Head,
     Ledger,
     MemoryStore,
     NewEvent,
@@ -18,7 +18,6 @@ from tallystick import (
     NotErasable,
     PositionConflict,
     RecordingFailed,
-    Row,
     Unavailable,
 )
 from tallystick.ledger import canonical
@@ -28,17 +27,6 @@ OpenLedger = Callable[..., Ledger]
 
 def event(number: int, stream: str = "main") -> NewEvent:
     return NewEvent(kind="kernel.executed", body={"number": number}, stream=stream)
-
-
-class FullStore(MemoryStore):
-    """A store that stops taking rows when told to."""
-
-    full = False
-
-    def append(self, build: Callable[[Head], list[Row]]) -> Head:  # type: ignore[override]
-        if self.full:
-            raise Unavailable("the store", "is full", "make room")
-        return super().append(build)
 
 
 def test_a_recorder_writes_reserved_kinds_in_one_commit(ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from attacker import drop_guards
 
 from tallystick.ledger import chain
 from tallystick.ledger.event import COLUMNS, Row
@@ -31,12 +32,13 @@ class Forger:
         self.path = path
         self.clever = clever
         self._db = sqlite3.connect(path, isolation_level=None)
-        for (name,) in self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-            self._db.execute(f"DROP TRIGGER {name}")
+        drop_guards(self._db)
         self._first = 0
         self.rows = [
             Row._make(row) for row in self._db.execute(f"SELECT {_COLUMN_LIST} FROM events ORDER BY seq")
         ]
+
+        self._ledger_id: str = json.loads(self.rows[0].body or b"")["ledger_id"]
 
     def __enter__(self) -> Forger:
         return self
@@ -48,7 +50,7 @@ class Forger:
 
     def seq_of(self, kind: str, nth: int = 0) -> int:
         """The seq of the nth event of a kind; from the end if negative."""
-        return [row.seq for row in self.rows if row.kind == kind][nth]
+        return [seq for seq, row in enumerate(self.rows, 1) if row.kind == kind][nth]
 
     def body(self, seq: int) -> Any:
         """The decoded body."""
@@ -90,8 +92,7 @@ class Forger:
 
     def _write(self) -> None:
         """Write every row anew, in a chain that follows."""
-        created = json.loads(self.rows[0].body or b"")
-        prev = chain.genesis_hash(bytes.fromhex(created["ledger_id"]))
+        prev = chain.genesis_hash(bytes.fromhex(self._ledger_id))
         made = []
         for seq, row in enumerate(self.rows, 1):
             body_hash = row.body_hash
@@ -108,7 +109,7 @@ class Forger:
         self._db.executemany(f"INSERT INTO events ({_COLUMN_LIST}) VALUES ({places})", made)
         self._db.execute("COMMIT")
         if head_path(self.path).exists():
-            head_path(self.path).write_text(f"tally1:{created['ledger_id']}:{len(made)}:{prev.hex()}\n")
+            head_path(self.path).write_text(f"tally1:{self._ledger_id}:{len(made)}:{prev.hex()}\n")
 
     def _with_snapshot(self, row: Row, made: list[Row]) -> Row:
         """A decision names the hash of an earlier event, which is another now."""

@@ -1,4 +1,4 @@
-"""Stores around another that can be made slow, and the check that what was promised was kept."""
+"""Stores that can be made slow or full, and the check that what was promised was kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tallystick import Event, Head, Ledger, MemoryStore, Row, SQLiteStore, Verdict
+from tallystick import Event, Head, Ledger, MemoryStore, Row, SQLiteStore, Unavailable, Verdict
 
 Build = Callable[[Head], Sequence[Row]]
 
@@ -41,6 +41,17 @@ class SlowStore(WrappedStore):
         self.entered.set()
         assert self._go.wait(60)
         return self.store.append(build)
+
+
+class FullStore(MemoryStore):
+    """A store that stops taking rows when told to."""
+
+    full = False
+
+    def append(self, build: Build) -> Head:
+        if self.full:
+            raise Unavailable("the store", "is full", "make room")
+        return super().append(build)
 
 
 def check_promises(ledger: Ledger, promised: list[tuple[int, bytes]]) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,6 @@ from tallystick.recorders.errors import BadConversation, InvalidUrn, SessionTake
 
 AIRLINE = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "airline_agent_sessions.jsonl.gz"
 needs_airline = pytest.mark.skipif(not AIRLINE.exists(), reason="the recorded agent sessions are not here")
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "a.tally", durability=Durability.PROCESS) as ledger:
-        yield ledger
 
 
 def chat(number: int, turns: int = 3, **fields: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_tasks import PSI, raising
+from wrapped_stores import FullStore
 
 from tallystick import (
     FailureCode,
@@ -25,44 +26,25 @@ from tallystick import (
     MemoryStore,
     PsiDefinition,
     RecordingFailed,
-    Row,
-    Unavailable,
     Verdict,
 )
 from tallystick.events.kernel import KernelExecuted
 from tallystick.ledger import canonical
 from tallystick.recorders.kernel.trace import recorded_core_digest
 
-PSI = PsiDefinition("orders", "total", {"currency": "EUR"})
 WORKER = Path(__file__).parent / "workers" / "kill.py"
-
-
-class FullStore(MemoryStore):
-    """A store that stops taking rows when told to."""
-
-    full = False
-
-    def append(self, build: Callable[[Head], list[Row]]) -> Head:  # type: ignore[override]
-        if self.full:
-            raise Unavailable("the store", "is full", "make room")
-        return super().append(build)
-
-
-@pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    with Ledger.over(MemoryStore()) as ledger:
-        yield ledger
 
 
 def bodies(ledger: Ledger) -> list[dict[str, Any]]:
     return [event.body for event in ledger.read(kinds=["kernel.executed"])]
 
 
+class Strict(KernelExecuted, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The struct, when it takes no field that is not its own."""
+
+
 def check_body(body: dict[str, Any]) -> None:
     """It is what docs/events.md says, and its digests follow from it."""
-
-    class Strict(KernelExecuted, forbid_unknown_fields=True, kw_only=True, frozen=True):
-        pass
 
     msgspec.convert(body, Strict)
     assert msgspec.to_builtins(msgspec.convert(body, KernelExecuted)) == body
@@ -70,13 +52,6 @@ def check_body(body: dict[str, Any]) -> None:
     derived = body["derived"]
     expected = recorded_core_digest(derived)
     assert expected is None or derived["core_digest"] == expected
-
-
-def raising(error: BaseException) -> Callable[..., Any]:
-    def task(**_: Any) -> Any:
-        raise error
-
-    return task
 
 
 # -- what is recorded ----------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,17 +13,10 @@ from tallystick import (
     InvalidCall,
     Kernel,
     Ledger,
-    MemoryStore,
     PsiDefinition,
     RecordingFailed,
     TaskTaken,
 )
-
-
-@pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    with Ledger.over(MemoryStore()) as ledger:
-        yield ledger
 
 
 @pytest.fixture

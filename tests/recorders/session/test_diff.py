@@ -16,6 +16,7 @@ from tallystick.recorders.session.diff import diff_of, diff_summary
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.just(object()),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
+    max_leaves=30,
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from tallystick import Ledger, MemoryStore, Session, verified_action
 
@@ -93,7 +94,7 @@ def as_ours(action: dict[str, Any]) -> dict[str, Any]:
     return {field: action.get(field) for field in fields}
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(ACTIONS, max_size=5))
 def test_the_same_actions_summaries_and_outcome(actions: list[dict[str, Any]]) -> None:
     theirs = peer_records(lambda chain: [chain.record_action(**action) for action in actions])
@@ -134,7 +135,7 @@ class Flaky:
         return {"n": math.floor(next(self.state) / 3)}
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.tuples(
         st.lists(st.booleans(), max_size=4),

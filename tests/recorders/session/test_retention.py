@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attacker import tamper
 
 from tallystick import (
     Durability,
@@ -184,16 +184,9 @@ def test_s7_an_altered_body_stops_everything(tmp_path: Path, clock: Clock) -> No
     path = tmp_path / "a.tally"
     with Ledger.open(path, clock=clock) as ledger:
         session = closed_session(ledger, clock, 49)
-    with sqlite3.connect(path) as con:
-        con.executescript(
-            "DROP TRIGGER IF EXISTS events_no_update; DROP TRIGGER IF EXISTS events_update_guard;"
-        )
-        for (name,) in con.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            con.execute(f'DROP TRIGGER "{name}"')
-        con.execute(
-            """UPDATE events SET body = CAST('{"secret":"other"}' AS BLOB) WHERE kind = 'kernel.executed'"""
-        )
-    con.close()
+    tamper(
+        path, """UPDATE events SET body = CAST('{"secret":"other"}' AS BLOB) WHERE kind = 'kernel.executed'"""
+    )
     with Ledger.open(path, clock=clock) as ledger:
         before = ledger.head()
         with pytest.raises(NotErasable, match="altered"):

@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wrapped_stores import FullStore
 
 from tallystick import (
     ActionRecord,
     AsyncLedger,
     AsyncSession,
     Durability,
-    Head,
     InvalidEvent,
     InvalidUrn,
     Ledger,
-    MemoryStore,
     RecordingFailed,
-    Row,
     Session,
     SessionEnded,
-    Unavailable,
     verified_action,
     verified_action_async,
 )
@@ -323,17 +320,6 @@ def test_s4_an_async_function_does_not_pass_for_true(session: Session) -> None:
     assert verified_action(lambda: None, check, session, "a", "K", settle_delay=0) is False
     assert [action.outcome for action in session.actions()] == ["failed"] * 3
     assert "verified_action_async" in session.actions()[0].evidence["error"]
-
-
-class FullStore(MemoryStore):
-    """A store that stops taking rows when told to."""
-
-    full = False
-
-    def append(self, build: Callable[[Head], list[Row]]) -> Head:  # type: ignore[override]
-        if self.full:
-            raise Unavailable("the store", "is full", "make room")
-        return super().append(build)
 
 
 def test_s4_an_action_that_was_done_but_not_recorded_is_handed_back(script: Script) -> None:

@@ -1,0 +1,390 @@
+"""Manipulations that the hashes follow, of erasures, and of values and tables of another kind."""
+
+from __future__ import annotations
+
+from attacker import (
+    ERASED,
+    RECORD,
+)
+from manipulations import (
+    EDITED,
+    ERASED_WITHOUT,
+    GAP,
+    MALFORMED,
+    NOTHING,
+    SHADOW,
+    TRUNCATED,
+    Group,
+    Manipulation,
+    Says,
+    ambiguous_record,
+    at,
+    bottomless_record,
+    change_format,
+    change_ledger_id,
+    close_gap,
+    double,
+    end,
+    erase_record,
+    fails,
+    here,
+    insert_here,
+    keyless,
+    known_body,
+    loosened,
+    make_view,
+    misdirect_record,
+    rehash_rest,
+    setting,
+    steps,
+    uneven_record,
+)
+
+from tallystick import NewerFormat, NotALedger, Unavailable
+
+TABLE = [
+    Group(
+        "The hashes were computed anew",
+        "Somebody who knows the format changed the record and made every later hash follow. The chain "
+        "holds no secret, so the file alone cannot show it; a head kept elsewhere can. The finding is at "
+        "the event that the head names, and the change is there *or before*: compare with a backup to "
+        "find the place.",
+        [
+            Manipulation(
+                "rewritten",
+                "the body replaced, and every hash from there on computed anew",
+                "Every hash follows, but leads to another head.",
+                steps(setting(body=SHADOW), rehash_rest),
+                NOTHING,
+                end(EDITED),
+                end(EDITED),
+            ),
+            Manipulation(
+                "rewritten_head_forged",
+                "the body replaced, all computed anew, and the head file rewritten to match",
+                "The head file lies beside the ledger and can be altered like it.",
+                lambda plain, k: (plain.set(k, body=SHADOW), plain.rehash(k), plain.forge_head_file())[0],
+                NOTHING,
+                NOTHING,
+                end(EDITED),
+            ),
+            Manipulation(
+                "rewritten_and_grown",
+                "the body replaced, all computed anew, and two more events appended",
+                "The event that the head names has another hash now.",
+                lambda plain, k: (
+                    plain.set(k, body=SHADOW),
+                    plain.rehash(k),
+                    plain.put(plain.event(plain.last + 1)),
+                    plain.put(plain.event(plain.last + 1)),
+                )[0],
+                NOTHING,
+                end(EDITED),
+                end(EDITED),
+            ),
+            Manipulation(
+                "removed_rewritten",
+                "the row deleted, the later ones numbered down, all computed anew",
+                "The log ends one event before the head.",
+                steps(close_gap, rehash_rest),
+                NOTHING,
+                end(TRUNCATED),
+                end(TRUNCATED),
+            ),
+            Manipulation(
+                "inserted_rewritten",
+                "an event slipped in, the later ones numbered up, all computed anew",
+                "The event that the head names has another hash now.",
+                steps(insert_here, rehash_rest),
+                NOTHING,
+                end(EDITED),
+                end(EDITED),
+            ),
+            Manipulation(
+                "id_rewritten",
+                "the ledger id changed, and every hash computed anew",
+                "A head names its ledger.",
+                lambda plain, k: (change_ledger_id(plain, k), plain.rehash(1))[0],
+                NOTHING,
+                at(EDITED, 1),
+                at(EDITED, 1),
+            ),
+        ],
+    ),
+    Group(
+        "A body was erased, or brought back",
+        f"An erasure empties body and salt and leaves a record, here event {RECORD} for event {ERASED}. "
+        "Row and record have to agree.",
+        [
+            Manipulation(
+                "nulled",
+                "body and salt emptied",
+                "No later event records an erasure.",
+                setting(body=None, salt=None),
+                here(ERASED_WITHOUT),
+            ),
+            Manipulation(
+                "body_nulled",
+                "the body emptied, the salt left",
+                "No later event records an erasure.",
+                setting(body=None),
+                here(ERASED_WITHOUT),
+            ),
+            Manipulation(
+                "salt_nulled",
+                "the salt emptied, the body left",
+                "A body without its salt cannot be checked, and no erasure leaves one.",
+                setting(salt=None),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "restored",
+                "the body put back that had been erased on record",
+                "The body is genuine, but the record says that it is gone. Somebody kept a copy.",
+                lambda plain, k: plain.set(ERASED, salt=known_body()[0], body=known_body()[1]),
+                at(MALFORMED, ERASED),
+            ),
+            Manipulation(
+                "salt_restored",
+                "the salt alone put back",
+                "An erasure takes the salt with it, or a short body could be guessed.",
+                lambda plain, k: plain.set(ERASED, salt=known_body()[0]),
+                at(MALFORMED, ERASED),
+            ),
+            Manipulation(
+                "foisted",
+                "another body put where one had been erased",
+                "The body hash, which stays, is that of the old body.",
+                lambda plain, k: plain.set(ERASED, salt=bytes(16), body=SHADOW),
+                at(EDITED, ERASED),
+            ),
+            Manipulation(
+                "record_deleted",
+                "the record of an erasure deleted",
+                "Its number is missing.",
+                lambda plain, k: plain.delete(RECORD),
+                at(GAP, RECORD),
+            ),
+            Manipulation(
+                "record_nulled",
+                "the record's own body emptied",
+                f"Nothing accounts for event {ERASED} now.",
+                lambda plain, k: plain.set(RECORD, body=None, salt=None),
+                at(ERASED_WITHOUT, ERASED),
+            ),
+            Manipulation(
+                "record_misdirected",
+                "the record made to name another event, all hashes computed anew",
+                f"Nothing accounts for event {ERASED} now.",
+                misdirect_record,
+                at(ERASED_WITHOUT, ERASED),
+            ),
+            Manipulation(
+                "record_erased",
+                "the record itself erased, on record, after a second record was appended",
+                "The ledger's own events are never erased.",
+                erase_record,
+                at(MALFORMED, RECORD),
+            ),
+            Manipulation(
+                "record_of_itself",
+                "a record appended that names itself",
+                "A record names an earlier event.",
+                lambda plain, k: plain.put(plain.record(plain.last + 1, ERASED, seq=plain.last + 1)),
+                end(MALFORMED, 1),
+            ),
+            Manipulation(
+                "record_ambiguous",
+                "a record appended that names two events in one",
+                "Two readers could take it for two different things.",
+                ambiguous_record,
+                end(MALFORMED, 1),
+            ),
+            Manipulation(
+                "record_bottomless",
+                "a record appended that is nested 200,000 deep",
+                "Made to crash a reader.",
+                bottomless_record,
+                end(MALFORMED, 1),
+            ),
+            Manipulation(
+                "record_uneven",
+                "a record appended whose body hash is no hash",
+                "It cannot be held against any event.",
+                uneven_record,
+                end(MALFORMED, 1),
+            ),
+            Manipulation(
+                "erased_properly",
+                "body and salt emptied, and a proper record appended",
+                "That is what erasing does. It is on record, not approved: the record says which event, "
+                "and the reason that was given.",
+                lambda plain, k: (
+                    plain.put(plain.record(plain.last + 1, k)),
+                    plain.set(k, body=None, salt=None),
+                )[0],
+                NOTHING,
+            ),
+        ],
+    ),
+    Group(
+        "Values or tables of another kind",
+        "The table was made anew without its types and checks. Some of these values have the same hash as "
+        "the genuine one, so the types are checked as well.",
+        [
+            Manipulation(
+                "kind_integer",
+                "an integer as the kind",
+                "A kind is text.",
+                loosened("kind", lambda kind: 7),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "at_real",
+                "a fraction in the time",
+                "A time is an integer.",
+                loosened("at", lambda at: at + 0.5),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "stream_blob",
+                "the stream's bytes as a blob",
+                "A stream is text.",
+                loosened("stream", str.encode),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "body_text",
+                "the body's bytes as text",
+                "A body is a blob.",
+                loosened("body", bytes.decode),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "hash_text",
+                "the hash in hexadecimal",
+                "A hash is 32 bytes.",
+                loosened("hash", bytes.hex),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "hash_as_text",
+                "the hash's own bytes as text",
+                "A hash is a blob; a reader would fail on such text.",
+                steps(
+                    lambda plain, k: plain.loosen(),
+                    lambda plain, k: plain.sql(
+                        "UPDATE events SET hash = CAST(hash AS TEXT) WHERE seq = ?", k
+                    ),
+                ),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "kind_blob_beside_bad_text",
+                "the kind's bytes as a blob, and bytes that are no UTF-8 in the next event's stream",
+                "A kind is text.",
+                steps(
+                    loosened("kind", str.encode),
+                    lambda plain, k: plain.sql(
+                        "UPDATE events SET stream = CAST(x'ff' AS TEXT) WHERE seq = ?", k + 1
+                    ),
+                ),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "hash_short",
+                "the hash cut to 31 bytes",
+                "A hash is 32 bytes.",
+                loosened("hash", lambda digest: digest[:31]),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "prev_hash_null",
+                "no link at all",
+                "A link is 32 bytes.",
+                loosened("prev_hash", lambda digest: None),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "stream_not_utf8",
+                "bytes that are no UTF-8 in the stream",
+                "Text is UTF-8.",
+                lambda plain, k: (
+                    plain.db.execute("UPDATE events SET stream = CAST(x'ff' AS TEXT) WHERE seq = ?", (k,))
+                    and None
+                ),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "stream_control",
+                "a line break in the stream, all hashes computed anew",
+                "Names have no control characters, which could forge lines of a listing.",
+                steps(setting(stream="order:1\nevent 8"), rehash_rest),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "key_empty",
+                "an empty key where there was none",
+                "It has the same hash as no key, so no hash shows it.",
+                lambda plain, k: plain.set(keyless(k), key=""),
+                Says(MALFORMED, lambda k, last: keyless(k)),
+            ),
+            Manipulation(
+                "meta_empty",
+                "an empty meta where there was none",
+                "It has the same hash as no meta, so no hash shows it.",
+                lambda plain, k: plain.set(keyless(k), meta=b""),
+                Says(MALFORMED, lambda k, last: keyless(k)),
+            ),
+            Manipulation(
+                "body_empty",
+                "an empty body, all hashes computed anew",
+                "A body is JSON.",
+                steps(setting(body=b""), rehash_rest),
+                here(MALFORMED),
+            ),
+            Manipulation(
+                "view",
+                "the table replaced by a view of another",
+                "A view can show anything.",
+                make_view,
+                fails(NotALedger),
+            ),
+            Manipulation(
+                "doubled",
+                "a second row with the same number, behind another primary key",
+                "A number could then name two rows, one for verification and one for readers.",
+                double,
+                fails(NotALedger),
+            ),
+            Manipulation(
+                "column_missing",
+                "the body's column renamed",
+                "There is nothing to verify.",
+                lambda plain, k: plain.db.execute("ALTER TABLE events RENAME COLUMN body TO body2") and None,
+                fails(Unavailable),
+            ),
+            Manipulation(
+                "unmarked",
+                "the file's mark (`application_id`) removed",
+                "The file no longer says that it is a ledger.",
+                lambda plain, k: plain.db.execute("PRAGMA application_id = 0") and None,
+                fails(NotALedger),
+            ),
+            Manipulation(
+                "user_version",
+                "a newer format claimed in the file's header",
+                "This version does not know what a newer one means.",
+                lambda plain, k: plain.db.execute("PRAGMA user_version = 2") and None,
+                fails(NewerFormat),
+            ),
+            Manipulation(
+                "format",
+                "a newer format claimed in event 1, all hashes computed anew",
+                "This version does not know what a newer one means.",
+                change_format,
+                fails(NewerFormat),
+            ),
+        ],
+    ),
+]
