@@ -36,10 +36,17 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
         "decide": "decide",
         "decisions": "decisions",
         "explain": "explain",
+        "diff": "diff",
         "label": "decisions",
         "policy": "policy",
     },
-    "Check": {"verify": "check", "replay": "replay", "head": "check", "doctor": "doctor"},
+    "Check": {
+        "verify": "check",
+        "replay": "replay",
+        "incident": "incident",
+        "head": "check",
+        "doctor": "doctor",
+    },
     "Operate": {"stats": "operate", "views": "views", "backup": "operate", "bench": "bench"},
     "Learn": {"demo": "demo"},
 }

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 500
 #: No progress is shown for what takes less.
 PROGRESS_AFTER_S: Final = 0.5
+#: No time is estimated before there is this much to go by.
+ESTIMATE_AFTER_S: Final = 2.0
+#: An estimate goes by how the work went in this time.
+_LOOK_BACK_S: Final = 15.0
+_SAMPLE_EVERY_S: Final = 0.25
+_REFRESH_HZ: Final = 4
 #: A terminal with fewer has no room for the year beside every event.
 NARROW_COLUMNS: Final = 76
 
@@ -289,37 +296,104 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on stderr, if that is a terminal; gives the function to call with the count so far.
+def progress(
+    what: str, total: int | None, costs: Sequence[float] = (1,)
+) -> Iterator[Callable[[int], None] | None]:
+    """A line on stderr, if that is a terminal; gives the function to call with the count so far.
 
-    The bar appears once the work has taken a moment, and goes when it is done.
+    It says how far the work has come and, if that is known, about how long it will still take. It appears
+    once the work has taken a moment, and goes when it is done. costs: where the total is made of equal
+    parts, such as passes over the same events, what one of each part costs, in proportion.
     """
     if not _is_terminal(sys.stderr):
         yield None
         return
-    due_s = time.monotonic() + PROGRESS_AFTER_S
+    began_s = time.monotonic()
+    left = TimeLeft(total, costs, began_s) if total is not None else None
     with ExitStack() as stack:
-        bar: Progress | None = None
+        shown = False
+        so_far = 0
 
         def report(count: int) -> None:
-            nonlocal bar
-            if bar is None and time.monotonic() >= due_s:
-                bar = stack.enter_context(_bar(what, total))
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=count)
+            nonlocal shown, so_far
+            now_s, so_far = time.monotonic(), count
+            if left is not None:
+                left.note(count, now_s)
+            if not shown and now_s >= began_s + PROGRESS_AFTER_S:
+                shown = True
+                stack.enter_context(_line(lambda: progress_text(what, so_far, left, time.monotonic())))
 
         yield report
 
 
-def _bar(what: str, total: int | None) -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class TimeLeft:
+    """How long work will still take, by how it went lately. Times are of the monotonic clock, in seconds."""
 
-    counts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    columns = counts if total is not None else (TextColumn("{task.completed:,}"),)
-    bar = Progress(TextColumn(what), *columns, console=Console(stderr=True), transient=True)
-    bar.add_task(what, total=total)
-    return bar
+    def __init__(self, total: int, costs: Sequence[float], began_s: float) -> None:
+        self.total = total
+        self._costs = costs
+        self._began_s = began_s
+        self._seen: deque[tuple[float, float]] = deque([(began_s, 0.0)])
+
+    def note(self, count: int, now_s: float) -> None:
+        """The work has come so far."""
+        if now_s - self._seen[-1][0] >= _SAMPLE_EVERY_S:
+            self._seen.append((now_s, self._work(count)))
+            while len(self._seen) > 2 and now_s - self._seen[1][0] >= _LOOK_BACK_S:
+                self._seen.popleft()
+
+    def seconds(self, count: int, now_s: float) -> float | None:
+        """An estimate, never negative; None while there is too little to go by."""
+        since_s, before = self._seen[0]
+        done, passed_s = self._work(count), now_s - since_s
+        if now_s - self._began_s < ESTIMATE_AFTER_S or passed_s <= 0 or done <= before:
+            return None
+        return max(0.0, self._work(self.total) - done) * passed_s / (done - before)
+
+    def _work(self, count: int) -> float:
+        """What so many have cost, in proportion to the whole."""
+        part = self.total / len(self._costs)
+        return sum(
+            [cost * min(max(count - place * part, 0.0), part) for place, cost in enumerate(self._costs)]
+        )
+
+
+def progress_text(what: str, count: int, left: TimeLeft | None, now_s: float) -> str:
+    """What a line of progress says: replaying 1,240,000 of 3,000,000 (41 %), about 25 s left."""
+    if left is None or left.total <= 0:
+        return f"{what} {count:,}"
+    count = min(count, left.total)
+    text = f"{what} {count:,} of {left.total:,} ({100 * count // left.total} %)"
+    seconds = left.seconds(count, now_s)
+    return text if seconds is None else f"{text}, {_left_text(seconds)}"
+
+
+def _left_text(seconds: float) -> str:
+    """About how long, no finer than it can be known."""
+    if seconds < 1:
+        return "less than 1 s left"
+    if seconds < 60:
+        rough = seconds if seconds < 10 else 5 * round(seconds / 5)
+        return f"about {rough:.0f} s left"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"about {minutes} min left"
+    return f"about {minutes // 60} h {minutes % 60:02} min left"
+
+
+def _line(text: Callable[[], str]) -> Progress:
+    """One line at the bottom of the terminal that says what `text` gives, several times a second."""
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, Task
+    from rich.text import Text
+
+    class Line(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(text(), no_wrap=True, overflow="ellipsis")
+
+    line = Progress(Line(), console=Console(stderr=True), transient=True, refresh_per_second=_REFRESH_HZ)
+    line.add_task("", total=None)
+    return line
 
 
 def print_listed(

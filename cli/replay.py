@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import redirect_stdout
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from .app import SeqType, SpanType, TimeType, exit_status, ledger_option, open_to_read
-from .output import coloured, json_option, path_text, print_json, printable, progress
+from .outfile import check_output, force_option, replacing
+from .output import coloured, json_option, path_text, print_json, printable, progress, say
 
 if TYPE_CHECKING:
     from tallystick.replay.report import ReplayReport
+    from tallystick.replay.story import Moment
 
 #: As `tallystick.replay.report.LAYERS`, which is not loaded to print a help page.
 LAYERS: Final = ("chain", "digest", "decision", "execution", "view")
@@ -40,6 +44,13 @@ LAYERS: Final = ("chain", "digest", "decision", "execution", "view")
     metavar="MODULE:ATTRIBUTE",
     help="A Kernel, or its registry: run its replayable tasks again. Nothing is executed without.",
 )
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the report there, too, as one HTML page that tells of the events.",
+)
+@force_option
 @click.argument("pack", required=False, metavar="[PACK]", type=click.Path(path_type=Path))
 @ledger_option
 @json_option
@@ -52,6 +63,8 @@ def replay_command(
     tasks: str | None,
     pack: Path | None,
     path: Path,
+    html: Path | None,
+    force: bool,
     as_json: bool,
     **selected: Any,
 ) -> None:
@@ -65,38 +78,62 @@ def replay_command(
     said; what was seen once, such as clock times, is never compared. The ledger and what lies beside it
     are only read. PACK, a decision in a zip file, is replayed by itself, without a ledger.
     """
+    if html is not None:
+        check_output(html, force=force)
     if pack is not None:
         if layers or tasks or span or any(value is not None for value in selected.values()):
             raise click.UsageError("a pack is replayed as a whole; leave out what selects")
-        _end(ctx, _pack_report(pack), as_json)
+        report, page = _pack_report(pack, html is not None)
+        _end(ctx, report, as_json, html, page)
         return
     from tallystick.replay.run import replay_ledger
     from tallystick.replay.selection import Selection
+    from tallystick.replay.story import moments_of
 
     first, last = (None, None) if span is None else span
     selection = Selection(first=first, last=last, **selected)
     with open_to_read(path) as ledger:
-        total = _total(ledger.head().seq, layers) if selection.whole else None
-        with progress("replaying", total) as report_progress, redirect_stdout(sys.stderr):
+        costs = _costs(layers)
+        total = ledger.head().seq * len(costs) if selection.whole else None
+        with progress("replaying", total, costs) as report_progress, redirect_stdout(sys.stderr):
             report = replay_ledger(
                 ledger, selection, layers=layers or None, tasks=tasks, progress=report_progress
             )
-    if not report.events and not selection.whole:
-        raise click.UsageError("nothing was selected: no event fits all that was asked for")
-    _end(ctx, report, as_json)
+        if not report.events and not selection.whole:
+            raise click.UsageError("nothing was selected: no event fits all that was asked for")
+        page = [] if html is None else _page(report, moments_of(ledger, report))
+    _end(ctx, report, as_json, html, page)
 
 
-def _pack_report(path: Path) -> ReplayReport:
+def _page(report: ReplayReport, moments: Iterable[Moment]) -> list[bytes]:
+    """The page in pieces: as one text it would take up to four times as much memory."""
+    from tallystick.replay.html import report_pieces
+
+    return [piece.encode() for piece in report_pieces(report, moments)]
+
+
+def _pack_report(path: Path, with_page: bool) -> tuple[ReplayReport, list[bytes]]:
+    """The report on a pack, and its page if that is wanted."""
     from tallystick.recorders.gateway.pack import PACK_BYTES_MAX, read_pack
     from tallystick.replay.pack import replay_pack
+    from tallystick.replay.story import chosen_rows, tell
 
     with path.open("rb") as file:
         data = file.read(PACK_BYTES_MAX + 1)
-    return replay_pack(read_pack(data, path_text(path)))
+    pack = read_pack(data, path_text(path))
+    report = replay_pack(pack)
+    rows = chosen_rows(sorted(pack.rows, key=attrgetter("seq")), report)
+    return report, _page(report, tell(rows)) if with_page else []
 
 
-def _end(ctx: click.Context, report: ReplayReport, as_json: bool) -> None:
-    """Print the report; a divergence is a finding."""
+def _end(
+    ctx: click.Context, report: ReplayReport, as_json: bool, html: Path | None, page: list[bytes]
+) -> None:
+    """Write the page where one is wanted, and print the report; a divergence is a finding."""
+    if html is not None:
+        with replacing(html) as file:
+            file.writelines(page)
+        say(f"wrote {html}")
     if as_json:
         print_json(report.to_dict())
     else:
@@ -105,10 +142,12 @@ def _end(ctx: click.Context, report: ReplayReport, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def _total(events: int, layers: tuple[str, ...]) -> int:
-    """How many events all passes read, about."""
+def _costs(layers: tuple[str, ...]) -> list[int]:
+    """What an event costs in each pass over the log, in proportion, about: hashes, bodies, tables."""
     chosen = set(layers or LAYERS)
-    return events * (("chain" in chosen) + 1 + ("view" in chosen))
+    return [
+        cost for cost, layer in ((1, "chain"), (12, None), (6, "view")) if layer is None or layer in chosen
+    ]
 
 
 def _print_report(report: ReplayReport) -> None:

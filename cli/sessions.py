@@ -13,6 +13,7 @@ import msgspec
 
 from tallystick.events import session as bodies
 from tallystick.ledger.errors import MalformedEvent
+from tallystick.replay.parts import kernel_text, part, sign_of, text_part
 
 from .app import TimeType, exit_status, ledger_option, open_to_read, open_to_write
 from .output import (
@@ -31,7 +32,7 @@ from .output import (
     time_text,
 )
 from .read import LOG_LIMIT, Decoded
-from .timeline import Timeline, fold, kernel_text, part, sign_of, text_part
+from .timeline import Timeline, fold
 from .views import forget_in_views, say_where
 
 if TYPE_CHECKING:
@@ -262,14 +263,15 @@ def session_command(ctx: click.Context, session_id: str, full: bool, path: Path,
     prefix = session_id.removeprefix(bodies.STREAM_PREFIX).removeprefix("ckp://Session#")
     with open_to_read(path) as ledger:
         row = views_of(ledger).find_by_prefix("sessions", "id", prefix)
-        events = Decoded(ledger.read(stream=bodies.STREAM_PREFIX + row["id"]))
+        events = Decoded(ledger.rows(stream=bodies.STREAM_PREFIX + row["id"]))
         if as_json:
             print_json({**session_object(row), "events": [event_object(event) for event in events]})
         else:
             print_pairs(list(_header(row, _first_body(ledger, row["first_seq"]))))
             sys.stdout.write("\n")
             Timeline(row["last_seq"], full).print(events)
-    if events.altered:
+    events.altered.remark_on_rest()
+    if events.altered.count:
         ctx.exit(1)
 
 

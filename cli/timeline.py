@@ -14,6 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from tallystick.events import kernel, session
+from tallystick.replay.parts import (
+    call_text,
+    content_text,
+    erased_text,
+    kernel_text,
+    part,
+    sign_of,
+    text_part,
+    tool_calls,
+)
 
 from .output import body_text, coloured, json_text, printable
 
@@ -27,17 +37,6 @@ TITLE_WIDTH_MAX: Final = 24
 _ROOM_MIN: Final = 20
 _BECAME: Final = " → "
 
-#: Signs of outcomes: of actions (contract S5), and of sessions.
-SIGNS: Final[Mapping[str, str]] = {
-    "verified": "+",
-    "failed": "x",
-    "retry": "~",
-    "skipped": "-",
-    "complete": "+",
-    "partial": "~",
-    "in_progress": "…",
-    "expired": "-",
-}
 _COLOURS: Final = {"+": "green", "x": "red", "~": "yellow"}
 
 
@@ -52,29 +51,9 @@ class Entry(NamedTuple):
     time: str = ""
 
 
-def sign_of(outcome: str) -> str:
-    """The sign of an outcome; a question mark for one that there is not."""
-    return SIGNS.get(outcome, "?")
-
-
 def coloured_sign(text: str, sign: str) -> str:
     """The text in the colour of a sign."""
     return coloured(text, fg=_COLOURS[sign]) if sign in _COLOURS else text
-
-
-def part(value: Any, *path: str) -> Any:
-    """What stands in a body under these names; None if there is nothing, or no such place."""
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def text_part(value: Any, *path: str) -> str:
-    """The text in a body under these names; anything else as JSON, and nothing as an empty text."""
-    found = part(value, *path)
-    if found is None:
-        return ""
-    return found if isinstance(found, str) else json_text(found)
 
 
 def entry_of(event: Event) -> Entry:
@@ -100,11 +79,7 @@ def _message(body: Any) -> Entry:
     text = content_text(part(turn, "content"))
     if name := text_part(turn, "name"):
         text = f"{name}: {text}"
-    listed = part(turn, "tool_calls")
-    calls = [
-        f"→ {_call_text(text_part(call, 'name'), part(call, 'arguments'))}"
-        for call in (listed if isinstance(listed, list) else [])
-    ]
+    calls = [f"→ {call}" for call in tool_calls(turn)]
     if not text and calls:
         text = calls.pop(0)
     extra = part(turn, "extra")
@@ -120,7 +95,7 @@ def _message(body: Any) -> Entry:
 def _executed(body: Any) -> Entry:
     done = part(body, "derived")
     succeeded = part(done, "success") is True
-    called = _call_text(text_part(done, "psi", "name"), part(done, "arguments"))
+    called = call_text(text_part(done, "psi", "name"), part(done, "arguments"))
     if succeeded:
         result = content_text(part(done, "output"))
     else:
@@ -166,10 +141,8 @@ def _closed(body: Any) -> Entry:
 
 
 def _expired(body: Any) -> Entry:
-    erased = part(body, "erased")
-    count = len(erased) if isinstance(erased, list) else 0
-    erased_text = f"{count:,} {'body was' if count == 1 else 'bodies were'} erased"
-    return Entry("-", "expired", f"{erased_text}, {text_part(body, 'retention_hours')} hours after its end")
+    text = f"{erased_text(part(body, 'erased'))}, {text_part(body, 'retention_hours')} hours after its end"
+    return Entry("-", "expired", text)
 
 
 _DESCRIBED: Final[Mapping[str, Callable[[Any], Entry]]] = {
@@ -189,30 +162,6 @@ _SHORT: Final[Mapping[str, str]] = {
     kernel.EXECUTED: "call",
     kernel.PIPELINE_COMPLETED: "pipeline",
 }
-
-
-def content_text(content: Any) -> str:
-    """A message's content as text: its text, or the texts among its parts and the types of the others."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(isinstance(each, dict) and "type" in each for each in content):
-        texts = (each.get("text") for each in content)
-        return " ".join(
-            text if isinstance(text, str) else f"[{text_part(each, 'type')}]"
-            for text, each in zip(texts, content, strict=True)
-        )
-    return json_text(content)
-
-
-def _call_text(name: str, arguments: Any) -> str:
-    return f"{name or '?'} {arguments if isinstance(arguments, str) else json_text(arguments)}"
-
-
-def kernel_text(urn: str) -> str:
-    """A kernel's URN without what is the same for all."""
-    return urn.removeprefix("ckp://Kernel#").removesuffix(":v1.0") or "?"
 
 
 def _time(body: Any, name: str) -> str:

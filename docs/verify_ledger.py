@@ -7,6 +7,10 @@ ledger (SQLite) or an export (JSON lines, also gzip or on standard input) and pr
     UNANCHORED 12 events, head tally1:…    every hash follows; nothing outside vouches for the end
     BROKEN seq 5: edited: …                the first finding
 
+With --part the file holds some events of a log, such as those of an incident: each is checked by itself and
+against its neighbours. With --chain FILE it holds them, too, and FILE what the chain needs of all others:
+together they are checked as a whole log.
+
 Exit status: 0 VERIFIED or UNANCHORED, 1 BROKEN, 2 usage, 3 could not look. Needs Python 3.11
 and the package ``blake3``. Section numbers refer to docs/format.md.
 """
@@ -44,6 +48,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 LOWER_HEX = re.compile(r"([0-9a-f]{2})*")  # section 7
 HEAD = re.compile(r"(?:tally1:([0-9a-f]{32}):)?([1-9][0-9]{0,18}):([0-9a-f]{64})")  # section 6
 REORDER_DISTANCE_MAX = 100_000  # section 8, step 4
+CHAIN_NAMES = ("seq", "at", "kind", "stream", "key", "meta", "body_hash")  # section 7
 LINE_BYTES_MAX = 1 << 30
 HEAD_FILE_BYTES_MAX = 1024
 SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -92,11 +97,17 @@ class Anchor(NamedTuple):
     hash: bytes
 
 
+class Withheld(list[object]):
+    """Seq, at, kind, stream, key, meta and body_hash of an event whose body, and salt, are not told."""
+
+
 @dataclass
 class Log:
     """What the walk remembers: constant, but for the erased rows and their records."""
 
     watched: frozenset[int]  # the seqs that anchors name
+    part: bool = False  # some events are not here
+    events: int = 0  # those that are here in whole
     ledger_id: bytes = b""
     last: int = 0
     last_hash: bytes = b""
@@ -168,6 +179,18 @@ def check_columns(values: Sequence[object]) -> Row:
     return row
 
 
+def check_withheld(values: Withheld, log: Log) -> Row:
+    """The row of an event without its body: that it follows the one before is what gives its hash."""
+    seq, at, kind, stream, key, meta, body_hash = values
+    previous = log.last_hash
+    if not log.last:
+        raise Malformed("event 1 is not here with its body, and names the ledger")
+    row = check_columns([seq, at, kind, stream, key, meta, None, None, body_hash, previous, previous])
+    if row.seq < 1:
+        raise Malformed(f"a row with seq {row.seq} stands where event 1 is due")
+    return row._replace(hash=event_hash(row, row.seq, previous))
+
+
 def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a name comes twice")
@@ -202,9 +225,10 @@ def read_created(row: Row) -> bytes:
     return ledger_id
 
 
-def check_hashes(row: Row, previous: bytes) -> None:
-    """Steps 3 and 4: the body, then the row and its link."""
+def check_hashes(row: Row, previous: bytes | None) -> None:
+    """Steps 3 and 4: the body, then the row and its link, if the row before it is there."""
     n = row.seq
+    previous = row.prev_hash if previous is None else previous
     if row.body is not None and blake3((row.salt or b"") + row.body).digest() != row.body_hash:
         raise Finding(n, "edited", "the body does not match body_hash")
     if event_hash(row, n, row.prev_hash) == row.hash:
@@ -250,25 +274,28 @@ def check_erasures(log: Log) -> None:
         raise Finding(*min(found))
 
 
-def walk(rows: Iterator[Sequence[object]], watched: frozenset[int]) -> Log:
-    """Check every row in order; the first finding is raised."""
-    log = Log(watched)
+def walk(rows: Iterator[Sequence[object]], watched: frozenset[int], part: bool = False) -> Log:
+    """Check every row in order; the first finding is raised. part: rows may be missing."""
+    log = Log(watched, part)
     try:
         for values in rows:
             n = log.last + 1
-            row = check_columns(values)
+            withheld = isinstance(values, Withheld)
+            row = check_withheld(values, log) if isinstance(values, Withheld) else check_columns(values)
             if row.seq < n:
                 raise Malformed(f"a row with seq {row.seq} stands where seq {n} is due")
-            if row.seq > n:
+            if row.seq > n and not part:
                 raise Finding(n, "gap", f"the next row is event {row.seq}")
-            if n == 1:
+            if row.seq == 1:
                 log.ledger_id = read_created(row)
                 log.last_hash = blake3(GENESIS_TAG + log.ledger_id).digest()
-            check_hashes(row, log.last_hash)
-            note_erasure(log, row)
-            log.last, log.last_hash = n, row.hash
-            if n in watched:
-                log.seen[n] = row.hash
+            if not withheld:
+                check_hashes(row, log.last_hash if row.seq == n and log.last_hash else None)
+                note_erasure(log, row)
+                log.events += 1
+            log.last, log.last_hash = row.seq, row.hash
+            if row.seq in watched:
+                log.seen[row.seq] = row.hash
         if not log.last:
             raise Malformed("there are no events")
     except Malformed as err:
@@ -278,8 +305,10 @@ def walk(rows: Iterator[Sequence[object]], watched: frozenset[int]) -> Log:
 
 
 def check_anchor(log: Log, anchor: Anchor) -> None:
-    if anchor.ledger_id not in (None, log.ledger_id):
+    if anchor.ledger_id not in (None, log.ledger_id) and (log.ledger_id or not log.part):
         raise Finding(1, "edited", f"{anchor.source} names another ledger id")
+    if anchor.seq not in log.seen and log.part:
+        return
     if anchor.seq > log.last:
         raise Finding(log.last + 1, "truncated", f"{anchor.source} names event {anchor.seq}")
     if log.seen[anchor.seq] != anchor.hash:
@@ -328,11 +357,11 @@ def ledger_rows(path: Path) -> Iterator[Sequence[object]]:
         raise CannotLook(f"{path}: {err}") from None
 
 
-def export_values(line: bytes) -> list[object]:
+def export_values(line: bytes, names: Sequence[str] = Row._fields) -> list[object]:
     """The columns of one line of an export (section 7), as a ledger would give them."""
     found = json_object(line, "the line")
-    if set(found) != set(Row._fields):
-        raise Malformed(f"the line does not have the {len(Row._fields)} names of an event")
+    if set(found) != set(names):
+        raise Malformed(f"the line does not have the {len(names)} names of an event")
     for name, value in found.items():
         if value is None or name in ("seq", "at"):
             continue
@@ -342,17 +371,40 @@ def export_values(line: bytes) -> list[object]:
             found[name] = value.encode() if name in ("meta", "body") else Text(value.encode())
         else:
             raise Malformed(f"{name} is not a string of Unicode characters")
-    return [found[name] for name in Row._fields]
+    return [found[name] for name in names]
 
 
-def export_rows(stream: io.BufferedIOBase) -> Iterator[Sequence[object]]:
+def lines_of(stream: io.BufferedIOBase) -> Iterator[bytes]:
     try:
         while line := stream.readline(LINE_BYTES_MAX):
             if len(line) == LINE_BYTES_MAX:
                 raise CannotLook(f"a line is longer than {LINE_BYTES_MAX} bytes")
-            yield export_values(line)
+            yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as err:
         raise Malformed(f"the compressed data cannot be read on: {err}") from None
+
+
+def export_rows(stream: io.BufferedIOBase) -> Iterator[Sequence[object]]:
+    return map(export_values, lines_of(stream))
+
+
+def merged(
+    whole: Iterator[Sequence[object]], others: Iterator[Sequence[object]]
+) -> Iterator[Sequence[object]]:
+    """The rows of both, by seq; what has none comes first, and is found malformed."""
+    one, other = next(whole, None), next(others, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and place(one) <= place(other)):
+            assert one is not None
+            yield one
+            one = next(whole, None)
+        else:
+            yield other
+            other = next(others, None)
+
+
+def place(values: Sequence[object]) -> int:
+    return values[0] if type(values[0]) is int else 0
 
 
 def parse_head(source: str, token: str) -> Anchor:
@@ -371,35 +423,63 @@ def head_file(path: Path) -> Anchor:
     return parse_head(str(path), text.removesuffix("\n"))
 
 
-def verify(name: str, expect: Anchor | None) -> Log:
+def unpacked(stream: io.BufferedReader, name: str) -> io.BufferedIOBase:
+    """An export as it is read, unzipped if need be."""
+    first = stream.peek(1)
+    if first.startswith(b"\x1f"):
+        return gzip.GzipFile(fileobj=stream)
+    if first and not first.startswith(b"{"):
+        raise CannotLook(f"{name}: neither an export nor a ledger in a file")
+    return stream
+
+
+def verify(name: str, expect: Anchor | None, part: bool = False, chain: str | None = None) -> Log:
     """Walk the log, then hold it against its anchors. The head file is read before the log."""
     anchors = [expect] if expect else []
-    with open(0 if name == "-" else name, "rb", closefd=name != "-") as stream:
-        first = stream.peek(len(SQLITE_MAGIC))
-        if first.startswith(SQLITE_MAGIC) and name != "-":
+    with contextlib.ExitStack() as files:
+        stream = files.enter_context(open(0 if name == "-" else name, "rb", closefd=name != "-"))
+        if stream.peek(len(SQLITE_MAGIC)).startswith(SQLITE_MAGIC) and name != "-":
+            if part or chain:
+                raise CannotLook(f"{name}: a ledger in a file is no part of a log")
             stream.close()  # before SQLite locks the file: closing it later would drop the locks
             beside = Path(f"{name}.head")
             anchors += [head_file(beside)] if beside.exists() else []
             rows = ledger_rows(Path(name))
-        elif first.startswith(b"\x1f"):
-            rows = export_rows(gzip.GzipFile(fileobj=stream))
-        elif not first or first.startswith(b"{"):
-            rows = export_rows(stream)
         else:
-            raise CannotLook(f"{name}: neither an export nor a ledger in a file")
-        log = walk(rows, frozenset(anchor.seq for anchor in anchors))
+            rows = export_rows(unpacked(stream, name))
+        if chain is not None:
+            between = unpacked(files.enter_context(open(chain, "rb")), chain)
+            others = (Withheld(export_values(line, CHAIN_NAMES)) for line in lines_of(between))
+            rows = merged(rows, others)
+        log = walk(rows, frozenset(anchor.seq for anchor in anchors), part)
     for anchor in anchors:
         check_anchor(log, anchor)
     return log
 
 
-def report(log: Log, anchored: int | None) -> tuple[dict[str, object], str]:
+def report(log: Log, expect: Anchor | None) -> tuple[dict[str, object], str]:
+    if log.part:
+        return part_report(log, expect)
+    anchored = expect.seq if expect else None
     verdict = "VERIFIED" if anchored == log.last else "UNANCHORED"
     head = f"tally1:{log.ledger_id.hex()}:{log.last}:{log.last_hash.hex()}"
-    line = f"{verdict} {log.last} event{'s' if log.last > 1 else ''}, head {head}"
+    line = f"{verdict} {log.last} event{'s' if log.last > 1 else ''}"
+    line += f" ({log.events} with what they hold)" if log.events < log.last else ""
+    line += f", head {head}"
     if verdict == "UNANCHORED":
         line += f", anchored up to seq {anchored}" if anchored else ", nothing outside vouches for its end"
-    return {"verdict": verdict, "events": log.last, "head": head, "anchored": anchored}, line
+    result = {"verdict": verdict, "events": log.last, "head": head, "anchored": anchored}
+    return result | ({"whole": log.events} if log.events < log.last else {}), line
+
+
+def part_report(log: Log, expect: Anchor | None) -> tuple[dict[str, object], str]:
+    """What can be said of some events: each is whole, and nothing shows that they stand in the log."""
+    named = expect.seq if expect and expect.seq in log.seen else None
+    line = f"UNANCHORED part of a log: {log.events} event{'s' if log.events > 1 else ''} up to seq {log.last}"
+    line += ", each whole; nothing here shows that they stand in the log"
+    line += f", but the head names seq {named}" if named else ""
+    result = {"verdict": "UNANCHORED", "events": log.events, "part": True, "last": log.last, "named": named}
+    return result, line
 
 
 def main() -> int:
@@ -407,6 +487,9 @@ def main() -> int:
     parser.add_argument("file", help="a ledger, an export (.jsonl, .jsonl.gz), or - for an export on stdin")
     parser.add_argument("--expect", metavar="HEAD", help="a head line, <seq>:<hash>, or a file with one")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--part", action="store_true", help="the export holds some of a log's events")
+    parts.add_argument("--chain", metavar="FILE", help="the same, and FILE what links them (chain.jsonl)")
     given = parser.parse_args()
     expect: Anchor | None = None
     try:
@@ -416,7 +499,7 @@ def main() -> int:
             expect = head_file(Path(given.expect))
         elif given.expect is not None:
             expect = parse_head("--expect", given.expect)
-        result, line = report(verify(given.file, expect), expect.seq if expect else None)
+        result, line = report(verify(given.file, expect, given.part, given.chain), expect)
     except Finding as found:
         line = f"BROKEN {found}"
         result = {"verdict": "BROKEN", "seq": found.seq, "finding": found.word, "detail": found.detail}

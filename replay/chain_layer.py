@@ -29,10 +29,17 @@ Progress = Callable[[int], None]
 
 
 def check_chain(
-    ledger: Ledger, selection: Selection, head: Head, notes: Notes, progress: Progress | None
+    ledger: Ledger,
+    selection: Selection,
+    head: Head,
+    notes: Notes,
+    progress: Progress | None,
+    only: Callable[[], Iterator[Row]] | None = None,
 ) -> None:
-    """Note what comes of deriving the hashes again."""
-    if selection.contiguous:
+    """Note what comes of deriving the hashes again. only: gives the rows in place of the selected ones."""
+    if only is not None:
+        _check_each(ledger, only(), head, notes, progress)
+    elif selection.contiguous:
         _check_span(ledger, selection, head, notes, progress)
     else:
         _check_each(ledger, selection.rows(ledger, head), head, notes, progress)

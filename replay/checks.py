@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from functools import cache
+from typing import Any, Final, NamedTuple, Protocol, get_args, get_type_hints
 
 import msgspec
 
 from tallystick.events.catalogue import KINDS
 from tallystick.ledger import canonical
-from tallystick.ledger.event import Head, Row
+from tallystick.ledger.event import Event, Head, Row
 
 from .differences import differences, the_whole
 from .report import Layer, Notes
@@ -94,6 +95,63 @@ def read_body(row: Row) -> Body | Unreadable:
     return Body(plain, struct)
 
 
+def check_form(checks: Checks, row: Row, body: Body | None) -> None:
+    """Body and meta are written as canonical JSON; and a built-in body has no field that its struct has not.
+
+    What reads a body of another form may see something else in it than what is checked here: a name that
+    stands twice, a field that nothing reads.
+    """
+    for what, data in (("body", row.body), ("meta", row.meta)):
+        if data is None:
+            continue
+        try:
+            plain = body.plain if body is not None and what == "body" else canonical.decode(data)
+            sound = canonical_bytes(plain) == data
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):  # NotCanonical among them
+            sound = False
+        if not sound:
+            checks.wrong(what, "it is not written as canonical JSON")
+    if body is not None:
+        extra = _foreign(body.plain, body.struct)
+        checks.true("body", not extra, "no other field", extra, f"a field that no {row.kind} has")
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The names of a struct's fields, and of those among them that hold structs or lists of them."""
+    hints = get_type_hints(kind)
+    return frozenset(hints), tuple([name for name, hint in hints.items() if _holds_structs(hint)])
+
+
+def _holds_structs(hint: Any) -> bool:
+    inner = get_args(hint)
+    return (
+        any(map(_holds_structs, inner))
+        if inner
+        else (isinstance(hint, type) and issubclass(hint, msgspec.Struct))
+    )
+
+
+def _foreign(plain: dict[str, Any], struct: Any) -> str:
+    """A JSON pointer to a field of a body that its struct does not have; empty if there is none."""
+    kind: type[msgspec.Struct] = type(struct)
+    known, holding = _fields(kind)
+    if not plain.keys() <= known:
+        return f"/{min(plain.keys() - known)}"
+    for name in holding:
+        inner: Any = getattr(struct, name)
+        if isinstance(inner, msgspec.Struct):
+            found = _foreign(plain[name], inner)
+        elif inner:
+            pairs = enumerate(zip(plain[name], inner, strict=True))
+            found = next((f"/{at}{extra}" for at, (one, of) in pairs if (extra := _foreign(one, of))), "")
+        else:
+            continue
+        if found:
+            return f"/{name}{found}"
+    return ""
+
+
 def canonical_bytes(value: Any) -> bytes:
     """The canonical JSON of a value that was decoded. Raises NotCanonical if it never was canonical."""
     return canonical.encode(value, max_bytes=_UNLIMITED)
@@ -116,6 +174,9 @@ class Events(Protocol):
     ) -> Iterator[Row]:
         """See Ledger.rows."""
 
+    def find(self, key: str) -> Event | None:
+        """See Ledger.find."""
+
 
 class Past:
     """Earlier events, looked up by seq or read by stream; the last ones are kept.
@@ -129,6 +190,8 @@ class Past:
         self.whole = whole
         self._rows: OrderedDict[int, Row] = OrderedDict()
         self._bytes = 0
+        self._named = bytearray()
+        self._firsts: dict[tuple[str, str], int] = {}
 
     def keep(self, row: Row) -> None:
         """Keep a row that later ones may refer to."""
@@ -138,6 +201,17 @@ class Past:
         while len(self._rows) > _KEPT_ROWS or self._bytes > _KEPT_BYTES:
             _, gone = self._rows.popitem(last=False)
             self._bytes -= _size(gone)
+
+    def name_once(self, seq: int) -> bool:
+        """Whether this is the first time that an event names the one with this seq as part of it."""
+        if not 0 < seq <= self.head.seq:
+            return True
+        place, bit = divmod(seq, 8)
+        if place >= len(self._named):
+            self._named.extend(bytes(place + 1 - len(self._named)))
+        new = not self._named[place] >> bit & 1
+        self._named[place] |= 1 << bit
+        return new
 
     def row(self, seq: int) -> Row | None:
         """The event with this seq, or None."""
@@ -150,11 +224,21 @@ class Past:
 
     def first(self, stream: str, kind: str) -> Row | None:
         """The first event of a kind in a stream, or None."""
-        return next(self.ledger.rows(before=self.head.seq + 1, stream=stream, kinds=[kind], limit=1), None)
+        seq = self._firsts.get((stream, kind))
+        if seq is not None and (known := self._rows.get(seq)) is not None:
+            return known
+        rows = self.ledger.rows(before=self.head.seq + 1, stream=stream, kinds=[kind], limit=1)
+        found = next(rows, None)
+        if found is not None:
+            if len(self._firsts) >= _KEPT_ROWS:
+                self._firsts.clear()
+            self._firsts[stream, kind] = found.seq
+            self.keep(found)
+        return found
 
 
 def _size(row: Row) -> int:
-    return 0 if row.body is None else len(row.body)
+    return len(row.body or b"") + len(row.meta or b"")
 
 
 def check_placeholders(checks: Checks, derived: Any, pointers: Sequence[str], exempt: Sequence[str]) -> None:

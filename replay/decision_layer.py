@@ -6,6 +6,10 @@ gateway itself decides with.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from contextlib import suppress
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -14,10 +18,18 @@ from tallystick.events import gateway as events
 from tallystick.ledger import records
 from tallystick.ledger.event import Head, Row
 from tallystick.ledger.ledger import Ledger
-from tallystick.projections.memory import Memory, MemoryBroken
-from tallystick.recorders.gateway.decision import ENGINE_VERSION, decide_purely, question_of, recall
+from tallystick.projections.memory import BUCKETS_MAX, FAILURE, Memory, MemoryBroken, Remembered
+from tallystick.recorders.gateway.decision import (
+    ENGINE_VERSION,
+    abstention,
+    decide_purely,
+    question_of,
+    recall,
+)
+from tallystick.recorders.gateway.digests import jcs
 from tallystick.recorders.gateway.redaction import OFF, STRICTNESS
 from tallystick.recorders.gateway.request import DecisionRequest
+from tallystick.recorders.gateway.stages import GATEWAY_REASONS, STORAGE_UNAVAILABLE
 
 from .checks import Body, Checks, Past, Unreadable
 from .differences import same
@@ -27,6 +39,9 @@ NOT_EVALUATED: Final = "the gateway could not decide, and abstained"
 NO_SNAPSHOT: Final = "it does not say which memory it was made with"
 MEMORY_ERASED: Final = "something that it was decided with was erased from memory since"
 MEMORY_BROKEN: Final = "the memory that it was decided with cannot be read"
+FROM_RECORDED: Final = "with the memory that it says it was decided with"
+#: With any other, nothing would have been recorded.
+RECORDED_REASONS: Final = GATEWAY_REASONS - {STORAGE_UNAVAILABLE}
 #: In the order in which they are worth telling; after a redaction, the first alone can be compared.
 _VERDICT: Final = (
     *("verdict", "reason_codes", "matched_rules", "risk_signals", "queries", "obligations"),
@@ -40,7 +55,8 @@ class Decisions:
 
     def __init__(self, past: Past, ledger: Ledger) -> None:
         self._past = past
-        self._memory = Memory(ledger)
+        self.memory = Memory(ledger)
+        self._gone: dict[str, list[tuple[int, int]]] = {}
 
     def check(self, checks: Checks, row: Row, body: Body | Unreadable) -> None:
         """Decide the request of a `decision.recorded` again, and compare field by field."""
@@ -53,16 +69,33 @@ class Decisions:
         derived: events.Decision = body.struct.derived
         recorded: dict[str, Any] = body.plain["derived"]
         version = derived.determinism.engine_version
-        if derived.features is None:
-            checks.cannot("verdict", NOT_EVALUATED)
-        elif version != ENGINE_VERSION:
+        if version != ENGINE_VERSION:
             checks.cannot(
                 "verdict", f"it was made by the engine {version[:40]!r}, and this is {ENGINE_VERSION!r}"
             )
+        elif derived.features is None:
+            self._abstain(checks, derived, recorded)
         elif derived.determinism.memory_snapshot is None:
-            checks.cannot("verdict", NO_SNAPSHOT)
+            checks.wrong("memory_snapshot", NO_SNAPSHOT)
         else:
             self._decide(checks, row, derived, recorded)
+
+    def _abstain(self, checks: Checks, derived: events.Decision, recorded: dict[str, Any]) -> None:
+        """What is recorded when the gateway cannot decide follows from that alone."""
+        checks.cannot("verdict", NOT_EVALUATED)
+        [reason] = derived.reason_codes if len(derived.reason_codes) == 1 else [""]
+        if reason not in RECORDED_REASONS:
+            expected = sorted(RECORDED_REASONS)
+            checks.true("reason_codes", False, expected, derived.reason_codes, "one of the gateway's own")
+            return
+        request = evaluated_request(derived) or derived.request
+        snapshot = derived.determinism.memory_snapshot
+        redaction = _profile(derived.request)
+        again = abstention(request, jcs(request), reason, redaction=redaction, snapshot=snapshot)
+        policy = msgspec.structs.replace(derived.policy, mode=again.policy.mode)
+        plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(again, policy=policy))
+        for name in _VERDICT if derived.redacted else (*_VERDICT, *_REQUEST):
+            checks.equal(name, plain[name], recorded.get(name), NOT_EVALUATED)
 
     def _decide(self, checks: Checks, row: Row, derived: events.Decision, recorded: dict[str, Any]) -> None:
         registration = registered(derived.policy.policy_hash or "", self._past)
@@ -78,42 +111,77 @@ class Decisions:
         request = evaluated_request(derived)
         tenant_id = msgspec.convert(derived.request, DecisionRequest).tenant_id
         question = question_of(policy, derived.request if request is None else request)
+
+        def decided(remembered: Remembered) -> dict[str, Any]:
+            decision = decide_purely(
+                policy, question, remembered, snapshot, redaction=_profile(derived.request)
+            )
+            again: dict[str, Any] = msgspec.to_builtins(decision)
+            if request is None:
+                again["determinism"]["inputs_digest"] = derived.determinism.inputs_digest
+            return again
+
+        fields = _VERDICT if request is None else (*_VERDICT, *_REQUEST)
+        lost = None
         try:
             head = Head(snapshot.seq, b"")
-            remembered = recall(policy, question, tenant_id, self._memory, head)
+            again = decided(recall(policy, question, tenant_id, self.memory, head))
         except MemoryBroken:
-            checks.cannot("verdict", MEMORY_BROKEN)
-            return
-        decision = decide_purely(policy, question, remembered, snapshot, redaction=_profile(derived.request))
-        again: dict[str, Any] = msgspec.to_builtins(decision)
-        fields: tuple[str, ...] = _VERDICT
-        if request is None:
-            again["determinism"]["inputs_digest"] = derived.determinism.inputs_digest
+            lost = MEMORY_BROKEN
         else:
-            fields += _REQUEST
-        differing = [name for name in fields if not same(again[name], recorded.get(name))]
-        if differing and self._was_erased(tenant_id, question.request["action"]["type"], snapshot.seq):
-            checks.cannot("verdict", MEMORY_ERASED)
-            return
+            differing = any(not same(again[name], recorded.get(name)) for name in fields)
+            if differing and self.was_erased(tenant_id, question.request["action"]["type"], snapshot.seq):
+                lost = MEMORY_ERASED
+        if lost is not None:
+            checks.cannot("risk_signals", lost)
+            again = decided(as_recorded(derived))
         for name in fields:
-            checks.equal(name, again[name], recorded.get(name))
+            checks.equal(name, again[name], recorded.get(name), lost and FROM_RECORDED)
 
-    def _was_erased(self, tenant_id: str | None, action_type: str, upto: int) -> bool:
+    def was_erased(self, tenant_id: str | None, action_type: str, upto: int) -> bool:
         """Whether an item of the memory as of then was erased later."""
         stream = events.memory_stream(tenant_id, action_type)
-        rows = self._past.ledger.rows(before=upto + 1, stream=stream, kinds=[events.MEMORY_ADDED])
-        gone = {row.seq for row in rows if row.body is None}
-        if not gone:
-            return False
+        gone = self._gone.get(stream)
+        if gone is None:
+            if len(self._gone) >= BUCKETS_MAX:
+                self._gone.clear()
+            gone = self._gone[stream] = self._erased_in(stream)
+        there = bisect_right(gone, upto, key=itemgetter(0))
+        return there > 0 and gone[there - 1][1] > upto
+
+    def _erased_in(self, stream: str) -> list[tuple[int, int]]:
+        """The items of a stream of memory that were erased, by seq: each with the last record of that, of it
+        or of one before it.
+        """
+        ledger, end = self._past.ledger, self._past.head.seq + 1
+        rows = ledger.rows(before=end, stream=stream, kinds=[events.MEMORY_ADDED])
+        without = {row.seq for row in rows if row.body is None}
+        gone = []
         kinds = [records.BODY_ERASED]
-        for record in self._past.ledger.rows(upto, stream=records.STREAM, kinds=kinds):
-            try:
+        for record in ledger.rows(before=end, stream=records.STREAM, kinds=kinds) if without else ():
+            with suppress(msgspec.MsgspecError, ValueError):
                 erased = msgspec.json.decode(record.body or b"", type=records.BodyErased)
-            except msgspec.MsgspecError:
-                continue
-            if erased.seq in gone:
-                return True
-        return False
+                if erased.seq in without:
+                    gone.append((erased.seq, record.seq))
+        gone.sort()
+        latest = accumulate((record for _, record in gone), max)
+        return [(seq, record) for (seq, _), record in zip(gone, latest, strict=True)]
+
+
+def as_recorded(derived: events.Decision) -> Remembered:
+    """What memory had found, as the decision itself says: its verdict still has to follow from that."""
+    found = derived.risk_signals.failure_similarity
+    failure = None
+    if found.numerator:
+        failure = events.Match(
+            memory_id="",
+            label=FAILURE,
+            score=found.score,
+            numerator=found.numerator,
+            denominator=found.denominator,
+            summary="",
+        )
+    return Remembered(found.top_k, failure)
 
 
 def _profile(request: dict[str, Any]) -> str:

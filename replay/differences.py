@@ -43,6 +43,9 @@ def _walk(expected: Any, actual: Any, path: str, found: list[Difference], depth:
         return False
     if len(found) >= DIFFERENCES_MAX:
         return True
+    if expected is ABSENT or actual is ABSENT:
+        found.append(Difference(path, shown(expected), shown(actual)))
+        return False
     if depth < _DEPTH_MAX and isinstance(expected, dict) and isinstance(actual, dict):
         return any(
             [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -13,23 +12,33 @@ from tallystick.ledger.event import Row
 from tallystick.recorders.gateway.digests import context_digest, digest, inputs_digest, jcs
 from tallystick.recorders.gateway.errors import InvalidPolicy
 from tallystick.recorders.gateway.features import amount_usd, tokens_of
-from tallystick.recorders.gateway.policy import Policy, parse_cached
-from tallystick.recorders.gateway.redaction import STRICTNESS
+from tallystick.recorders.gateway.gateway import policy_key, request_key
+from tallystick.recorders.gateway.policy import Policy
+from tallystick.recorders.gateway.redaction import DEFAULT, SENSITIVE, STRICT, STRICTNESS, redact
 from tallystick.recorders.gateway.request import DecisionRequest
+from tallystick.recorders.gateway.stages import Label
+from tallystick.recorders.gateway.ulid import RANDOM_BYTES, TIME_LENGTH, ulid
+from tallystick.recorders.session.records import iso_text, moment
 
 from .checks import NOT_HERE, Body, Checks, Past, Unreadable, read_body
+from .policies import parsed
 
 REDACTED: Final = "part of the request was redacted"
 POLICY_ERASED: Final = "the text of its policy was erased, or cannot be read"
+LABEL_ERASED: Final = "the body of the label before it was erased, or cannot be read"
+LEARNED_NOT_HERE: Final = "what was learned from it is not in the pack"
 DECISION_ERASED: Final = "the body of the decision was erased, or cannot be read"
+_CONTEXT: Final = "/context/inline"
 
 
 def check_policy(checks: Checks, row: Row, body: Body, past: Past) -> None:
     """The hash, id and version of a `policy.registered` from its text."""
     struct: events.PolicyRegistered = body.struct
     checks.equal("stream", events.policy_stream(struct.policy_hash), row.stream)
+    checks.equal("key", policy_key(struct.policy_hash), row.key)
+    _check_first(checks, row, past)
     try:
-        policy = parse_cached(struct.text, "policy")
+        policy = parsed(struct.text)
     except InvalidPolicy as error:
         checks.wrong("text", f"it is no valid policy: {error.problems[0]}")
         return
@@ -43,9 +52,12 @@ def check_decision(checks: Checks, row: Row, body: Body, past: Past) -> None:
     derived: events.Decision = body.struct.derived
     decision_id = body.struct.observed.decision_id
     checks.equal("decision_id", row.stream, events.decision_stream(decision_id), "the stream's")
+    _check_first(checks, row, past)
+    _check_circumstances(checks, row, body.struct, past)
     request = evaluated_request(derived)
     if derived.redacted:
         checks.cannot("request_digest", REDACTED)
+        checks.true("redacted", _could_be_redacted(derived), "what its profile removes", derived.redacted)
     else:
         again = digest(derived.request if request is None else request)
         checks.equal("request_digest", again, derived.request_digest)
@@ -61,6 +73,54 @@ def check_decision(checks: Checks, row: Row, body: Body, past: Past) -> None:
     _check_snapshot(checks, row, derived.determinism.memory_snapshot, past)
     if derived.policy.policy_hash is not None:
         _check_policy_ref(checks, row, derived.policy, past)
+    elif derived.features is not None:
+        checks.wrong("policy", "it was evaluated, and names no policy")
+
+
+def _check_first(checks: Checks, row: Row, past: Past) -> None:
+    """Nothing stands before it in its stream: its recorder would have been refused."""
+    before = next(past.ledger.rows(before=row.seq, stream=row.stream, limit=1), None)
+    found = None if before is None else before.seq
+    checks.true("place", before is None, "the first event of its stream", found, "what stands before it")
+
+
+def _check_circumstances(checks: Checks, row: Row, body: events.DecisionRecorded, past: Past) -> None:
+    """What was observed once was written down in several places: key, time of the event, id and record.
+
+    A decision that could not be made has the key of no request: asking again decides anew.
+    """
+    derived, observed = body.derived, body.observed
+    request = msgspec.convert(derived.request, DecisionRequest)
+    key = None if observed.error is not None else request_key(request)
+    if checks.equal("key", key, row.key, "of its request id") and key is not None:
+        known = past.ledger.find(key)
+        first = None if known is None else known.seq
+        checks.equal("key", row.seq, first, "the one event with its key")
+    said, made = iso_text(moment(row.at)), observed.decision_id.removeprefix("dec_")[:TIME_LENGTH]
+    expected = [said, ulid(row.at, bytes(RANDOM_BYTES))[:TIME_LENGTH]]
+    checks.equal("created_at", expected, [observed.created_at, made], "the time of the event")
+    failed = observed.error is not None
+    reason = "what kept it from being evaluated"
+    checks.true("error", failed is (derived.features is None), derived.features is None, failed, reason)
+
+
+def _could_be_redacted(derived: events.Decision) -> bool:
+    """Whether the pointers say what the profile in the request removes, and nothing of that is left."""
+    context = derived.request.get("context")
+    redaction = context.get("redaction") if isinstance(context, dict) else None
+    told = redaction.get("fields_removed") if isinstance(redaction, dict) else None
+    removed = derived.redacted
+    if not isinstance(context, dict) or not isinstance(told, list) or told[-len(removed) :] != removed:
+        return False
+    profile = redaction.get("profile") if isinstance(redaction, dict) else None
+    if profile == STRICT:
+        return removed == [_CONTEXT] and "inline" not in context
+    if profile != DEFAULT or "inline" not in context or redact(derived.request, DEFAULT)[1]:
+        return False
+    return all(
+        pointer.startswith(f"{_CONTEXT}/") and pointer.rpartition("/")[2].casefold() in SENSITIVE
+        for pointer in removed
+    )
 
 
 def evaluated_request(derived: events.Decision) -> dict[str, Any] | None:
@@ -144,9 +204,30 @@ def policy_in(row: Row) -> Policy | None:
     if isinstance(body, Unreadable):
         return None
     try:
-        return parse_cached(body.struct.text, "policy")
+        return parsed(body.struct.text)
     except InvalidPolicy:
         return None
+
+
+def check_labeled(checks: Checks, row: Row, body: Body, past: Past) -> None:
+    """A `decision.labeled`: as all that is said of a decision; what was learned stands behind it."""
+    check_said(checks, row, body, past)
+    struct: events.DecisionLabeled = body.struct
+    _check_label(checks, struct.label)
+    behind = past.row(row.seq + 1)
+    if behind is None and not past.whole:
+        checks.cannot("memory.added", LEARNED_NOT_HERE)
+        return
+    learned = None if behind is None or behind.kind != events.MEMORY_ADDED else read_body(behind)
+    if isinstance(learned, Unreadable):  # which is said there
+        return
+    of = None if learned is None else learned.struct.decision_id
+    checks.equal("memory.added", struct.decision_id, of, "the event behind it, by the decision")
+
+
+def _check_label(checks: Checks, label: str) -> None:
+    if label not in list(Label):
+        checks.wrong("label", f"{label[:40]!r} is no label")
 
 
 def check_said(checks: Checks, row: Row, body: Body, past: Past) -> None:
@@ -187,11 +268,15 @@ def check_memory(checks: Checks, row: Row, body: Body, past: Past) -> None:
         }
         actual = {name: getattr(struct, name) for name in expected}
         checks.equal("tokens", expected, actual, f"of the decision, event {found.seq}")
-    labels = past.ledger.rows(found.seq, before=row.seq, stream=found.stream, kinds=[events.LABELED])
-    labeled: Row | None = next(iter(deque(labels, maxlen=1)), None)
-    label = None if labeled is None else read_body(labeled)
-    if isinstance(label, Body):
+    _check_label(checks, struct.label)
+    before = past.row(row.seq - 1)
+    if before is None and not past.whole:
+        checks.cannot("label", NOT_HERE)
+    elif before is None or (before.kind, before.stream) != (events.LABELED, found.stream):
+        kind = None if before is None else before.kind
+        checks.true("label", False, events.LABELED, kind, "what stands before it is no label of the decision")
+    elif isinstance(label := read_body(before), Unreadable):
+        checks.cannot("label", LABEL_ERASED)
+    else:
         said = [label.struct.label, label.struct.summary]
         checks.equal("label", said, [struct.label, struct.summary], "of the decision.labeled before it")
-    else:
-        checks.true("label", labeled is not None, events.LABELED, None, "there is no label before it")

@@ -6,9 +6,12 @@ from itertools import pairwise
 from typing import Any, Final
 
 from tallystick.events import kernel as events
+from tallystick.events import session
 from tallystick.ledger.event import Row
 from tallystick.recorders.capture import digest_of
 from tallystick.recorders.kernel.cael import INTERRUPTED, INVALID_STEP, RECORDING_FAILED
+from tallystick.recorders.kernel.events import TYPE_NAME_MAX_CHARS
+from tallystick.recorders.kernel.psi import NAME_MAX_CHARS
 from tallystick.recorders.kernel.trace import FailureCode, recorded_core_digest
 
 from .checks import (
@@ -25,6 +28,7 @@ from .checks import (
 
 ONLY_DIGEST: Final = "its content was not captured (capture='digest')"
 NAMED_ERASED: Final = "the body of an execution that it names was erased"
+ANSWER_ERASED: Final = "the body of the message that answers it was erased, or cannot be read"
 NAMED_UNREADABLE: Final = "the body of an execution that it names cannot be read"
 PLACEHOLDER: Final = "part of the value is a placeholder"
 _MENDED: Final = ("/psi/psi_type", "/psi/name", "/exception_type")
@@ -38,12 +42,44 @@ def check_execution(checks: Checks, row: Row, body: Body, past: Past) -> None:
     again = recorded_core_digest(plain)
     if again is None:
         checks.cannot("core_digest", "a name in the core was cut or mended, or its metadata left out")
+        _check_mended(checks, derived)
     else:
         checks.equal("core_digest", again, derived.core_digest)
     _check_core(checks, derived)
     _check_value(checks, derived, "arguments", held=True)
     _check_value(checks, derived, "output", held=derived.success)
     check_placeholders(checks, plain, derived.placeholders, _MENDED)
+    _check_answer(checks, row, body.struct, past)
+
+
+def _check_answer(checks: Checks, row: Row, struct: events.KernelExecuted, past: Past) -> None:
+    """The output of an imported tool call, from the message that answers it, which stands before it."""
+    metadata, session_id = struct.observed.metadata, row.stream.removeprefix(session.STREAM_PREFIX)
+    imported = struct.observed.run_id.startswith(f"{session_id}/") and session_id != row.stream
+    if not imported or not isinstance(metadata, dict) or "answered_in" not in metadata:
+        return
+    before = past.row(row.seq - 1)
+    if before is None or (before.kind, before.stream) != (session.MESSAGE_RECORDED, row.stream):
+        checks.wrong("output", "what stands before it is not the message that answers it")
+    elif isinstance(answer := read_body(before), Unreadable):
+        checks.cannot("output", ANSWER_ERASED)
+    else:
+        message = answer.struct.derived
+        checks.equal("answered_in", message.index, metadata["answered_in"], f"event {before.seq}")
+        if not inside(struct.derived.placeholders, "/output") and not inside(
+            message.placeholders, "/content"
+        ):
+            checks.equal("output", message.content, struct.derived.output, f"answered by event {before.seq}")
+
+
+def _check_mended(checks: Checks, derived: events.Execution) -> None:
+    """A name that is pointed at looks cut or mended; else the pointer is there to hide an alteration."""
+    psi = derived.psi
+    names = (psi.psi_type if psi else None, psi.name if psi else None, derived.exception_type)
+    limits = (NAME_MAX_CHARS, NAME_MAX_CHARS, TYPE_NAME_MAX_CHARS)
+    for pointer, name, limit in zip(_MENDED, names, limits, strict=True):
+        if pointer in derived.placeholders and (name is None or (len(name) < limit and "?" not in name)):
+            checks.wrong("placeholders", f"{pointer!r} points at a name that is whole")
 
 
 def _check_core(checks: Checks, derived: events.Execution) -> None:
@@ -73,6 +109,8 @@ def _check_value(checks: Checks, derived: events.Execution, name: str, *, held: 
             checks.wrong("capture", f"it is {derived.capture!r}, and yet there is an {name}")
     elif inside(derived.placeholders, f"/{name}"):
         checks.cannot(what, PLACEHOLDER)
+        if digest is not None and f"/{name}" not in derived.placeholders:
+            checks.wrong(what, "there is one, and yet part of the value was no JSON")
     else:
         checks.equal(what, digest_of(canonical_bytes(value)), digest)
 
@@ -96,11 +134,18 @@ def check_pipeline(checks: Checks, row: Row, body: Body, past: Past) -> None:
     checks.equal("executed", len(named), derived.executed, "as many as it names")
     ordered = all(one < other for one, other in pairwise(named))
     checks.true("executions", ordered and all(0 < seq < row.seq for seq in named), "earlier seqs", named[:20])
+    if not ordered:
+        return
     for place, seq in enumerate(named):
-        _check_named(checks, struct, place, seq, past)
+        if past.name_once(seq):
+            _check_named(checks, row, struct, place, seq, past)
+        else:
+            checks.wrong(f"executions/{place}", f"another pipeline names event {seq}, too")
 
 
-def _check_named(checks: Checks, struct: events.PipelineCompleted, place: int, seq: int, past: Past) -> None:
+def _check_named(
+    checks: Checks, row: Row, struct: events.PipelineCompleted, place: int, seq: int, past: Past
+) -> None:
     """One execution that a pipeline names."""
     what = f"executions/{place}"
     found = past.row(seq)
@@ -116,8 +161,11 @@ def _check_named(checks: Checks, struct: events.PipelineCompleted, place: int, s
     execution: events.Execution = body.struct.derived
     derived, run_ids = struct.derived, struct.observed.run_ids
     last = place == derived.executed - 1
-    expected: dict[str, Any] = {"success": execution.success}
-    actual: dict[str, Any] = {"success": derived.success or not last or _ended_otherwise(derived)}
+    expected: dict[str, Any] = {"stream": row.stream, "success": execution.success}
+    actual: dict[str, Any] = {
+        "stream": found.stream,
+        "success": derived.success or not last or _ended_otherwise(derived),
+    }
     if last and not derived.success and not execution.success:
         expected |= {"success": False, "failure_code": execution.failure_code}
         actual |= {"success": False, "failure_code": derived.failure_code}

@@ -11,9 +11,10 @@ from tallystick.events import gateway, kernel, session
 from tallystick.events import projection as projections
 from tallystick.ledger import records
 from tallystick.ledger.event import Row
+from tallystick.ledger.kinds import RESERVED_AREAS
 
-from .checks import Body, Checks, Past, Unreadable
-from .digest_gateway import check_decision, check_memory, check_policy, check_said
+from .checks import ERASED, Body, Checks, Past, Unreadable, check_form
+from .digest_gateway import check_decision, check_labeled, check_memory, check_policy, check_said
 from .digest_kernel import check_execution, check_pipeline
 from .digest_session import Sessions
 
@@ -22,11 +23,13 @@ _Check = Callable[[Checks, Row, Body, Past], None]
 
 def _check_created(checks: Checks, row: Row, body: Body, past: Past) -> None:
     checks.true("place", row.seq == 1, 1, row.seq, "event 1 alone is ledger.created")
+    checks.equal("stream", records.STREAM, row.stream)
 
 
 def _check_erased(checks: Checks, row: Row, body: Body, past: Past) -> None:
     """The record of an erasure against the event that it names."""
     struct: records.BodyErased = body.struct
+    checks.equal("stream", records.STREAM, row.stream)
     named = past.row(struct.seq) if struct.seq < row.seq else None
     if named is None:
         checks.wrong("seq", f"there is no earlier event {struct.seq}")
@@ -49,13 +52,14 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     kernel.PIPELINE_COMPLETED: check_pipeline,
     gateway.POLICY_REGISTERED: check_policy,
     gateway.RECORDED: check_decision,
-    gateway.LABELED: check_said,
+    gateway.LABELED: check_labeled,
     gateway.OUTCOME: check_said,
     gateway.NOTED: check_said,
     gateway.OVERRIDDEN: check_said,
     gateway.MEMORY_ADDED: check_memory,
     projections.SEALED: _check_sealed,
 }
+UNKNOWN_KIND: Final = "it is of a built-in kind that this program does not know"
 _SESSIONS: Final = frozenset(
     {session.STARTED, session.CLOSED, session.EXPIRED, session.ACTION_RECORDED, session.MESSAGE_RECORDED}
 )
@@ -75,10 +79,21 @@ class Digests:
                 checks.wrong("body", body.reason)
             else:
                 checks.cannot("body", body.reason)
+            if body.reason == ERASED:
+                check_form(checks, row, None)
+        else:
+            check_form(checks, row, body)
         if row.kind in _SESSIONS:
             self._sessions.check(checks, row, body)
         elif isinstance(body, Body):
             _CHECKS[row.kind](checks, row, body, self._past)
+
+
+def check_other(checks: Checks, row: Row) -> None:
+    """What can be said of an event whose kind is an app's own, or a later program's."""
+    if row.kind.partition(".")[0] in RESERVED_AREAS:
+        checks.cannot("body", UNKNOWN_KIND)
+    check_form(checks, row, None)
 
 
 def observed_fields(struct: type[msgspec.Struct]) -> tuple[str, ...]:

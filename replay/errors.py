@@ -15,6 +15,18 @@ class BadSelection(TallyError, ValueError):
         super().__init__(f"{what}: {problem}; {remedy}")
 
 
+class MalformedDecision(TallyError, LookupError):
+    """The body of a decision's record is none that a gateway would write."""
+
+    def __init__(self, decision_id: str, seq: int, problem: str) -> None:
+        self.decision_id = decision_id
+        self.seq = seq
+        self.problem = problem
+        super().__init__(
+            f"decision {decision_id} (event {seq}): {problem}; `tally replay` and `tally verify` say more"
+        )
+
+
 class TasksNotFound(TallyError, LookupError):
     """The name of a kernel or a registry that cannot be loaded."""
 

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from tallystick.events import gateway as events
 from tallystick.ledger import chain
-from tallystick.ledger.event import Head, Row
+from tallystick.ledger.event import Event, Head, Row
 from tallystick.ledger.ledger import Ledger
 from tallystick.recorders.gateway.pack import EVENTS, Pack, check_pack
 
@@ -26,7 +26,7 @@ from .selection import Selection
 _LAYERS: Final = (Layer.CHAIN, Layer.DIGEST, Layer.DECISION)
 
 
-class _Part:
+class Part:
     """The events of a pack, read as a ledger's are."""
 
     def __init__(self, rows: Iterable[Row], head: Head) -> None:
@@ -57,11 +57,15 @@ class _Part:
         ]
         return iter(found if limit is None else found[:limit])
 
+    def find(self, key: str) -> Event | None:
+        """See Ledger.find."""
+        return next((Event.from_row(row) for row in self._rows if row.key == key), None)
+
 
 def replay_pack(pack: Pack, *, entries_max: int = ENTRIES_MAX) -> ReplayReport:
     """Derive again what a decision pack holds, and report what differs; see `replay_ledger`."""
     notes = Notes(_LAYERS, entries_max)
-    part = _Part(pack.rows, pack.head)
+    part = Part(pack.rows, pack.head)
     recorded = next((row.seq for row in part.rows(kinds=[events.RECORDED])), 1)
     broken = {row.seq for row in pack.rows if not _is_sound(row)}
     for row in part.rows():

@@ -18,6 +18,15 @@ from .selection import Selection
 ENTRIES_MAX: Final = 1000
 
 
+#: What all differences together may take, as JSON; of later ones only their place is kept.
+DIFFERENCES_BYTES_MAX: Final = 8 << 20
+REASON_CHARACTERS_MAX: Final = 500
+#: Different reasons for what cannot be derived again.
+REASONS_MAX: Final = 200
+OTHER_REASONS: Final = "for other reasons"
+LEFT_OUT: Final = {"$omitted": "the report holds too many differences"}
+
+
 class Layer(StrEnum):
     """What is derived again, from the ground up."""
 
@@ -158,6 +167,7 @@ class Notes:
         self._number = 0
         self._reasons: dict[tuple[Layer, str], list[int]] = {}
         self._left_out = 0
+        self._weight = 0
 
     def match(self, layer: Layer, count: int = 1) -> None:
         """Something is as it should be."""
@@ -185,6 +195,8 @@ class Notes:
 
     def not_rederivable(self, layer: Layer, seq: int, what: str, reason: str, count: int = 1) -> None:
         """Something cannot be derived again. reason: one of few, so that they can be counted."""
+        if (layer, reason) not in self._reasons and len(self._reasons) >= REASONS_MAX:
+            reason = OTHER_REASONS
         known = self._reasons.setdefault((layer, reason), [0, seq])
         known[0] += count
         known[1] = min(known[1], seq)
@@ -196,11 +208,25 @@ class Notes:
         self._keep(key, entry)
 
     def _keep(self, key: tuple[Layer, Result], entry: Entry) -> None:
+        entry = self._bounded(entry)
         self._number += 1
         heappush(self._entries[key], (-entry.seq, -self._number, entry))
         if len(self._entries[key]) > self._max:
             heappop(self._entries[key])
             self._left_out += 1
+
+    def _bounded(self, entry: Entry) -> Entry:
+        """The entry, without its differences once the report holds as much as can be read, or be sent."""
+        if entry.reason is not None and len(entry.reason) > REASON_CHARACTERS_MAX:
+            cut = f"{entry.reason[: REASON_CHARACTERS_MAX - 1]}…"
+            entry = msgspec.structs.replace(entry, reason=cut)
+        if not entry.differences:
+            return entry
+        self._weight += len(msgspec.json.encode(entry.differences))
+        if self._weight <= DIFFERENCES_BYTES_MAX:
+            return entry
+        left_out = Difference("", LEFT_OUT, LEFT_OUT)
+        return msgspec.structs.replace(entry, differences=(left_out,))
 
     def absorb(self, other: Notes) -> None:
         """Take over what another noted, of layers that are here, too."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Protocol
 
 from tallystick.events import gateway, kernel
 from tallystick.events.catalogue import KINDS
 from tallystick.ledger.errors import Corrupt, StoreError
-from tallystick.ledger.event import Row
+from tallystick.ledger.event import Head, Row
 from tallystick.ledger.ledger import Ledger
 from tallystick.projections.builtin import BUILT_IN
 from tallystick.projections.projection import Projection
@@ -22,7 +23,7 @@ from tallystick.projections.projection import Projection
 from .chain_layer import check_chain
 from .checks import Body, Checks, Past, Unreadable, read_body
 from .decision_layer import Decisions
-from .digest_layer import Digests, observed_fields
+from .digest_layer import Digests, check_other, observed_fields
 from .errors import BadSelection
 from .execution_layer import Executions, load_tasks, registry_of
 from .report import ENTRIES_MAX, LAYERS, Layer, Notes, Observed, ReplayReport
@@ -50,21 +51,27 @@ def replay_ledger(
     views: str | os.PathLike[str] | None = None,
     entries_max: int = ENTRIES_MAX,
     progress: Progress | None = None,
+    only: Callable[[], Iterator[Row]] | None = None,
+    head: Head | None = None,
 ) -> ReplayReport:
     """Derive again what the ledger holds, and report what differs.
 
     selection: which events; default all. layers: default all that apply: `execution` only with tasks, `view`
     only for everything (perhaps up to a seq). tasks: a Kernel, its registry, or `module:attribute` of one;
     nothing is executed without. projections: the definitions of what is in the views file. views: that
-    file; default beside the ledger's. entries_max: how many entries of a layer and result are kept.
+    file; default beside the ledger's. entries_max: how many entries of a layer and result are kept. only:
+    gives the rows to replay, in order of seq, in place of the selected ones: the report then tells of them,
+    and names the selection that they were gathered for. head: an earlier head, behind which nothing is
+    looked at; default the ledger's own.
     Reads only; memory is bounded whatever the ledger's size. Raises BadSelection, NoSuchId, AmbiguousPrefix,
     TasksNotFound, Unavailable.
     """
     if entries_max < 1:
         raise BadSelection("entries_max", f"{entries_max} keeps no entry", "give at least 1")
     asked = Selection() if selection is None else selection
-    head = ledger.head()
+    head = ledger.head() if head is None else head
     found = asked.resolved(ledger, head)
+    rows = partial(found.rows, ledger, head) if only is None else only
     chosen = chosen_layers(found, layers, tasks is not None)
     registry = None
     if tasks is not None:
@@ -73,7 +80,7 @@ def replay_ledger(
     done = _Steps(progress)
     if Layer.CHAIN in chosen:
         with _readable(notes, Layer.CHAIN, found.span(head)[1]):
-            check_chain(ledger, found, head, notes, done.step)
+            check_chain(ledger, found, head, notes, done.step, only)
         done.finish()
     past = Past(ledger, head)
     checkers: dict[Layer, tuple[frozenset[str], _Checker]] = {}
@@ -85,8 +92,11 @@ def replay_ledger(
         assert registry is not None
         checkers[Layer.EXECUTION] = (frozenset({kernel.EXECUTED}), Executions(registry))
     bodies = Bodies(notes, checkers)
-    bodies.run(found.rows(ledger, head), done.step)
+    bodies.run(rows(), done.step)
     done.finish()
+    # The tables want the room that was kept for events and sessions.
+    checkers.clear()
+    del past
     if Layer.VIEW in chosen:
         last = found.span(head)[1]
         with _readable(notes, Layer.VIEW, last):
@@ -161,6 +171,8 @@ class Bodies:
                     progress(self.events)
                 if row.kind in KINDS:
                     self._check(row)
+                elif Layer.DIGEST in self._checkers:
+                    check_other(Checks(self._notes, Layer.DIGEST, row.seq), row)
         except Corrupt as error:
             # Which event it is, the chain says: rows come in pages.
             why = _UNREADABLE.format(error.problem)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,6 +28,7 @@ from tallystick.projections.projection import Projection, Table, check_projectio
 from .checks import ERASED, Body, Checks, read_body
 from .rebuilt import Rebuilt, rebuilt
 from .report import Layer, Notes
+from .stored_indexes import Indexes
 from .stored_views import Changed, engine_version, has_any, states_in, stored
 
 NO_FILE: Final = "there is no views file beside the ledger"
@@ -82,12 +84,19 @@ def check_views(
 
 def _compare_stored(path: Path, look: _Look, progress: Progress) -> None:
     try:
-        with stored(path) as con:
-            look.add_tables(con)
+        with stored(path) as con, closing(Indexes(con, look.ledger_id)) as indexes:
+            look.add_tables(con, indexes)
             look.run(progress)
     except NotViews:
         look.notes.not_rederivable(Layer.VIEW, look.last, _VIEWS, NOT_VIEWS)
         look.run(progress)
+
+
+class _Stored(NamedTuple):
+    """A views file that is open to be read."""
+
+    con: sqlite3.Connection
+    indexes: Indexes
 
 
 class _Look:
@@ -100,6 +109,9 @@ class _Look:
         self.last = last
         self._bounded = bounded
         self._ledger = ledger
+        head = ledger.head()
+        assert head.ledger_id is not None, "a ledger's own head names it"
+        self.ledger_id: Final = head.ledger_id
         self._known = check_projections(list(projections))
         self._jobs: dict[int, list[_Job]] = {}
 
@@ -151,7 +163,7 @@ class _Look:
 
     # -- stored tables -----------------------------------------------------------------------
 
-    def add_tables(self, con: sqlite3.Connection) -> None:
+    def add_tables(self, con: sqlite3.Connection, indexes: Indexes) -> None:
         """Every projection in a views file."""
         checks = Checks(self.notes, Layer.VIEW, self.last)
         try:
@@ -160,18 +172,17 @@ class _Look:
         except (sqlite3.Error, msgspec.MsgspecError, UnicodeError):
             checks.wrong(_VIEWS, UNREADABLE)
             return
-        head = self._ledger.head()
-        assert head.ledger_id is not None, "a ledger's own head names it"
-        if ledger_id != head.ledger_id.hex():
+        if ledger_id != self.ledger_id.hex():
             checks.cannot(_VIEWS, OTHER_LEDGER)
             return
+        end = self._ledger.head().seq
         # The file may have been caught up since the replay began; what is there is compared as it is.
-        limit = self.last if self._bounded else head.seq
+        limit = self.last if self._bounded else end
         for name, state in states.items():
-            self._add_projection(con, name, state, version, limit, head.seq)
+            self._add_projection(_Stored(con, indexes), name, state, version, limit, end)
 
     def _add_projection(
-        self, con: sqlite3.Connection, name: str, state: State, version: int, limit: int, end: int
+        self, file: _Stored, name: str, state: State, version: int, limit: int, end: int
     ) -> None:
         checks = Checks(self.notes, Layer.VIEW, max(1, min(state.seq, self.last)))
         projection = self._known.get(name)
@@ -188,7 +199,7 @@ class _Look:
             if self._erased_since(state.erased_to, state.seq, projection):
                 checks.cannot(name, ERASED_SINCE)
             else:
-                job = self._table_job(con, checks, projection)
+                job = self._table_job(file, checks, projection)
                 self._jobs.setdefault(state.seq, []).append(job)
 
     def _follows(self, checks: Checks, name: str, state: State) -> bool:
@@ -200,7 +211,7 @@ class _Look:
         reason = f"its tables were made of another history, up to event {state.seq}"
         return checks.true(name, found == state.hash, found, state.hash, reason)
 
-    def _table_job(self, con: sqlite3.Connection, checks: Checks, projection: Projection) -> _Job:
+    def _table_job(self, file: _Stored, checks: Checks, projection: Projection) -> _Job:
         def compare(tables: Rebuilt) -> None:
             if projection.name in tables.failed:
                 checks.cannot(projection.name, FAILS)
@@ -208,8 +219,11 @@ class _Look:
             for name, table in sorted(projection.tables.items()):
                 expected = select(tables.con, name, table)
                 try:
-                    actual = _stored_rows(con, name, table)
-                    self._compare(name, table, expected, actual, checks.seq)
+                    actual = _stored_rows(file.con, name, table)
+                    # Where rows differ, their index does, too.
+                    if self._compare(name, table, expected, actual, checks.seq) and table.search:
+                        problem = file.indexes.problem(name, table)
+                        checks.true(f"{name}_fts", problem is None, "as the rows", "otherwise", problem)
                 except _Damaged as error:
                     checks.wrong(name, f"its table cannot be read: {error}")
 
@@ -217,14 +231,16 @@ class _Look:
 
     def _compare(
         self, name: str, table: Table, expected: Iterator[_Row], actual: Iterator[_Row], seq: int
-    ) -> None:
-        """Hold two tables against each other, both in the order of their keys."""
+    ) -> bool:
+        """Hold two tables against each other, both in the order of their keys; whether they are the same."""
         places = [list(table.columns).index(column) for column in table.key]
         ours, theirs = next(expected, None), next(actual, None)
         matched = 0
+        same = True
         while ours is not None or theirs is not None:
             one = None if ours is None else _order(ours, places)
             other = None if theirs is None else _order(theirs, places)
+            same = same and one == other and _same(ours, theirs)
             if one == other:
                 if _same(ours, theirs):
                     matched += 1
@@ -238,6 +254,7 @@ class _Look:
                 self._note(name, table, None, theirs, places, seq)
                 theirs = next(actual, None)
         self.notes.match(Layer.VIEW, matched)
+        return same
 
     def _note(
         self, name: str, table: Table, ours: _Row | None, theirs: _Row | None, places: list[int], seq: int

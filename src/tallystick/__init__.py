@@ -82,6 +82,7 @@ if TYPE_CHECKING:
         TaskTaken,
     )
     from tallystick.recorders.gateway.errors import (
+        DecisionAltered,
         DecisionErased,
         InvalidDecisionEvent,
         InvalidPolicy,
@@ -110,10 +111,17 @@ if TYPE_CHECKING:
     from tallystick.recorders.session.session import AsyncSession, Session
     from tallystick.recorders.session.sessions import get_session, list_sessions
     from tallystick.recorders.session.verified import verified_action, verified_action_async
-    from tallystick.replay.errors import BadSelection, TasksNotFound
+    from tallystick.replay.backtest import backtest
+    from tallystick.replay.backtest_report import BacktestReport
+    from tallystick.replay.decision_diff import DecisionDiff, diff_decisions
+    from tallystick.replay.errors import BadSelection, MalformedDecision, TasksNotFound
+    from tallystick.replay.html import report_html
+    from tallystick.replay.incident import Incident, write_incident
     from tallystick.replay.report import ReplayReport
     from tallystick.replay.run import replay_ledger
     from tallystick.replay.selection import Selection
+    from tallystick.replay.story import Moment, moments_of
+    from tallystick.replay.where import Where
 
 __all__ = [
     "BUILT_IN",
@@ -123,6 +131,7 @@ __all__ = [
     "AmbiguousPrefix",
     "AsyncLedger",
     "AsyncSession",
+    "BacktestReport",
     "BadConversation",
     "BadHead",
     "BadLine",
@@ -136,6 +145,8 @@ __all__ = [
     "Closed",
     "Conflict",
     "Corrupt",
+    "DecisionAltered",
+    "DecisionDiff",
     "DecisionErased",
     "DecisionRecord",
     "DecisionRequest",
@@ -149,6 +160,7 @@ __all__ = [
     "Gateway",
     "Head",
     "HistoryReplaced",
+    "Incident",
     "Interfered",
     "InvalidCall",
     "InvalidDecisionEvent",
@@ -164,9 +176,11 @@ __all__ = [
     "LedgerNotFound",
     "Locked",
     "LogRemoved",
+    "MalformedDecision",
     "MalformedEvent",
     "MemoryStore",
     "MessageRecord",
+    "Moment",
     "NewEvent",
     "NewerFormat",
     "NoSuchDecision",
@@ -215,20 +229,26 @@ __all__ = [
     "Verdict",
     "ViewStatus",
     "Views",
+    "Where",
     "WrongHeadFile",
     "__version__",
+    "backtest",
     "decide",
+    "diff_decisions",
     "expire",
     "expired_sessions",
     "get_session",
     "import_chat",
     "import_lines",
     "list_sessions",
+    "moments_of",
     "replay_ledger",
+    "report_html",
     "seal_projections",
     "verified_action",
     "verified_action_async",
     "views_of",
+    "write_incident",
 ]
 
 # Public name -> the module that defines it.
@@ -314,11 +334,22 @@ _EXPORTS: dict[str, str] = {
     "ViewStatus": "tallystick.projections.engine",
     "ProjectionDigest": "tallystick.projections.digest",
     "seal_projections": "tallystick.projections.digest",
+    "BacktestReport": "tallystick.replay.backtest_report",
+    "DecisionDiff": "tallystick.replay.decision_diff",
+    "MalformedDecision": "tallystick.replay.errors",
+    "Where": "tallystick.replay.where",
+    "backtest": "tallystick.replay.backtest",
+    "diff_decisions": "tallystick.replay.decision_diff",
     "BadSelection": "tallystick.replay.errors",
     "TasksNotFound": "tallystick.replay.errors",
     "ReplayReport": "tallystick.replay.report",
+    "Incident": "tallystick.replay.incident",
+    "write_incident": "tallystick.replay.incident",
     "replay_ledger": "tallystick.replay.run",
     "Selection": "tallystick.replay.selection",
+    "Moment": "tallystick.replay.story",
+    "moments_of": "tallystick.replay.story",
+    "report_html": "tallystick.replay.html",
     "AlteredViews": "tallystick.projections.errors",
     "AmbiguousPrefix": "tallystick.projections.errors",
     "BadProjection": "tallystick.projections.errors",
@@ -332,6 +363,7 @@ _EXPORTS: dict[str, str] = {
     "Tables": "tallystick.projections.tables",
     "Views": "tallystick.projections.views",
     "views_of": "tallystick.projections.views",
+    "DecisionAltered": "tallystick.recorders.gateway.errors",
     "DecisionErased": "tallystick.recorders.gateway.errors",
     "InvalidDecisionEvent": "tallystick.recorders.gateway.errors",
     "InvalidPolicy": "tallystick.recorders.gateway.errors",

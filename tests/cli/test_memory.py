@@ -83,6 +83,7 @@ def test_append(million: tuple[Path, float]) -> None:
         "log --json",
         "log --text nosuch",
         "verify --jobs 1",
+        "replay --html report.html",
     ],
 )
 def test_reading(million: tuple[Path, float], arguments: str) -> None:

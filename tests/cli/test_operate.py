@@ -1,12 +1,11 @@
 """stats and backup."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attacker import tamper
 
 from tallystick import Ledger, TailLost
 
@@ -66,10 +65,7 @@ def test_a_backup_of_a_broken_ledger_is_kept_and_said(
 
 def lose_the_end(path: Path, after: int) -> None:
     """Cut the log behind event `after` with plain SQLite; the head file stays as it is."""
-    with closing(sqlite3.connect(path)) as con:
-        con.execute("DROP TRIGGER events_no_delete")
-        con.execute("DELETE FROM events WHERE seq > ?", (after,))
-        con.commit()
+    tamper(path, f"DELETE FROM events WHERE seq > {after}")
 
 
 def test_a_ledger_that_lost_its_end_is_not_copied(tally: Callable[..., Any], orders: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import re
 import subprocess
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from loading import load
 
 from tallystick import Ledger, Policy, import_chat, list_sessions
 
@@ -38,19 +38,9 @@ RESERVATION = {
 }
 
 
-def load(name: str) -> ModuleType:
-    """A module of the example, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def adapter() -> ModuleType:
-    return load("adapter")
+    return load(EXAMPLE / "adapter.py")
 
 
 def conversation(*turns: Any) -> dict[str, Any]:
@@ -275,7 +265,7 @@ def test_a_run_prints_what_the_readme_says(tmp_path: Path, adapter: ModuleType) 
         assert verdict in done.stdout
     with Ledger.open(path) as ledger:
         head = ledger.head()
-        assert len(load("run").decide_all(ledger)) == 121
+        assert len(load(EXAMPLE / "run.py").decide_all(ledger)) == 121
         assert ledger.head() == head, "asking again gives the first decisions"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import pytest
 from tallystick import Ledger, Row
 from tallystick.cli import main
 from tallystick.ledger import chain
-from tallystick.recorders.gateway.pack import Pack, read_pack
+from tallystick.recorders.gateway.errors import BadPack
+from tallystick.recorders.gateway.pack import _README, Pack, read_pack
 from tallystick.recorders.gateway.packing import collect
 from tallystick.replay.pack import replay_pack
 from tallystick.replay.report import Layer, Result
@@ -77,6 +81,52 @@ def test_an_altered_event_is_the_chains(pack: Pack) -> None:
     report = replay_pack(pack._replace(rows=rows))
     assert report.first is not None
     assert report.first.layer is Layer.CHAIN
+
+
+def members_of(pack: Pack) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(pack.to_bytes())) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("member", ["README.txt", "record.json", "request.json", "policy.yaml", "head.txt"])
+def test_every_file_of_a_pack_is_held_against_its_events(pack: Pack, member: str) -> None:
+    """Somebody who is sent a pack reads its README first."""
+    members = members_of(pack)
+    edits = {
+        "README.txt": (b": ESCALATE (", b": TRUST ("),
+        "record.json": (b'"verdict": "ESCALATE"', b'"verdict": "TRUST"'),
+        "request.json": (b"T-1", b"T-2"),
+        "policy.yaml": (b"policy_version:", b"# the board agrees\npolicy_version:"),
+        "head.txt": (f":{pack.head.seq}:".encode(), b":22:"),
+    }
+    old, new = edits[member]
+    assert old in members[member]
+    members[member] = members[member].replace(old, new, 1)
+    report = replay_pack(read_pack(zipped(members)))
+    found = [(entry.layer, entry.what) for entry in report.entries if entry.result is Result.DIVERGED]
+    # What the README says follows from the record.
+    others = ["README.txt"] if member == "record.json" else []
+    assert {what for _, what in found} == {member, *others}
+    assert {layer for layer, _ in found} == {Layer.DIGEST}
+
+
+def test_the_readme_of_another_wording_needs_a_reader_that_knows_it() -> None:
+    """Packs that were made before a change of the wording are still to be believed: keep the old one, too."""
+    digest = hashlib.sha256(_README.encode()).hexdigest()
+    assert digest == "a37245e7ad678ef6e40e48e60abdb807ec2a6e44260ce360d3e76fa1d0346063"
+
+
+def test_a_file_more_in_a_pack_is_refused(pack: Pack) -> None:
+    with pytest.raises(BadPack, match="has 7 members"):
+        read_pack(zipped({**members_of(pack), "NOTES.txt": b"all is well"}))
 
 
 def test_the_command(

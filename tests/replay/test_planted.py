@@ -8,54 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from blake3 import blake3
+from faults import Fault, Forge, check_found, derived, diverged, put, replayed, text
 from forging import Forger, edit_views
 
-from tallystick import Kernel, Ledger, ReplayReport, replay_ledger
-from tallystick.replay.report import Entry, Layer, Result
+from tallystick import Kernel, Ledger
+from tallystick.replay.report import Layer, Result
 
-Forge = Callable[[Forger, int], None]
 EXECUTED, PIPELINE = "kernel.executed", "pipeline.completed"
 STARTED, CLOSED, ACTION, MESSAGE = "session.started", "session.closed", "action.recorded", "message.recorded"
 DECISION, POLICY, MEMORY = "decision.recorded", "policy.registered", "memory.added"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A change to the nth event of a kind, and the layer and field that show it."""
-
-    name: str
-    kind: str
-    nth: int
-    what: str
-    forge: Forge
-    layer: Layer = Layer.DIGEST
-
-
-def put(value: Any, *path: str | int) -> Forge:
-    return lambda forger, seq: forger.put(seq, value, *path)
-
-
-def derived(value: Any, *path: str | int) -> Forge:
-    return put(value, "derived", *path)
-
-
-def text(change: Callable[[str], str], *path: str | int) -> Forge:
-    """Change a text at a path of a body."""
-
-    def forge(forger: Forger, seq: int) -> None:
-        value = forger.body(seq)
-        for step in path:
-            value = value[step]
-        forger.put(seq, change(value), *path)
-
-    return forge
 
 
 def other_action_removed(forger: Forger, seq: int) -> None:
@@ -207,15 +175,6 @@ FAULTS = [
 ]
 
 
-def replayed(path: Path, **options: Any) -> ReplayReport:
-    with Ledger.open(path, read_only=True) as ledger:
-        return replay_ledger(ledger, **options)
-
-
-def diverged(report: ReplayReport) -> list[Entry]:
-    return [entry for entry in report.entries if entry.result is Result.DIVERGED]
-
-
 def test_nothing_is_wrong_before(filled: Path) -> None:
     report = replayed(filled)
     assert diverged(report) == []
@@ -224,15 +183,7 @@ def test_nothing_is_wrong_before(filled: Path) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_found_in_its_layer_at_its_event(filled: Path, fault: Fault) -> None:
-    with Forger(filled) as forger:
-        seq = forger.seq_of(fault.kind, fault.nth)
-        fault.forge(forger, seq)
-    report = replayed(filled)
-    assert report.layers[Layer.CHAIN].diverged == 0, "the forger made every hash follow"
-    first = report.first
-    assert first is not None
-    assert (first.seq, first.layer) == (seq, fault.layer)
-    assert fault.what in {entry.what for entry in diverged(report) if entry.seq == seq}
+    check_found(filled, fault)
 
 
 def test_a_forger_who_forgets_what_decisions_say_of_hashes_is_found_there(filled: Path) -> None:
@@ -318,7 +269,7 @@ def test_an_expiry_that_names_other_events_is_found(filled: Path) -> None:
         seq = forger.seq_of("session.expired")
         forger.put(seq, [1, 2], "erased")
     report = replayed(filled, layers=["digest"])
-    assert [(entry.seq, entry.what) for entry in diverged(report)] == [(seq, "erased")]
+    assert [(entry.seq, entry.what) for entry in diverged(report)] == [(seq, "key"), (seq, "erased")]
 
 
 # -- views -----------------------------------------------------------------------------------
@@ -351,6 +302,50 @@ def test_an_altered_view_is_found_in_its_row(filled: Path, sql: str, what: str) 
     assert found
     assert all(entry.layer is Layer.VIEW for entry in found)
     assert any(entry.what.startswith(what) for entry in found)
+
+
+INDEX_FAULTS = {
+    "word_hidden": (
+        "INSERT INTO messages_fts (messages_fts, rowid, text)"
+        " SELECT 'delete', rowid, text FROM messages WHERE position = 0",
+        "its full text index does not say what its rows say",
+    ),
+    "emptied": (
+        "INSERT INTO messages_fts (messages_fts) VALUES ('delete-all')",
+        "its full text index does not say what its rows say",
+    ),
+    "damaged": (
+        "UPDATE messages_fts_data SET block = x'00'",
+        "its full text index does not say what its rows say",
+    ),
+    "lengths": (
+        "UPDATE messages_fts_docsize SET sz = x'07'",
+        "its full text index does not say what its rows say",
+    ),
+    "dropped": ("DROP TABLE messages_fts", "its full text index is missing"),
+}
+
+
+@pytest.mark.parametrize(("sql", "reason"), INDEX_FAULTS.values(), ids=list(INDEX_FAULTS))
+def test_an_altered_full_text_index_is_found(filled: Path, sql: str, reason: str) -> None:
+    """It would hide rows from a search, though every row is as it should be."""
+    before = Path(f"{filled}.views").stat().st_ino
+    edit_views(filled, sql)
+    altered = Path(f"{filled}.views").read_bytes()
+    report = replayed(filled)
+    assert [(entry.layer, entry.what, entry.reason) for entry in diverged(report)] == [
+        (Layer.VIEW, "messages_fts", reason)
+    ]
+    assert (Path(f"{filled}.views").stat().st_ino, Path(f"{filled}.views").read_bytes()) == (before, altered)
+
+
+def test_an_index_over_another_table_is_found(filled: Path) -> None:
+    with closing(sqlite3.connect(f"{filled}.views")) as db:
+        db.execute("DROP TABLE messages_fts")
+        db.execute('CREATE VIRTUAL TABLE messages_fts USING FTS5 ("text", content="actions")')
+    assert [(entry.what, entry.reason) for entry in diverged(replayed(filled))] == [
+        ("messages_fts", "its full text index is defined otherwise")
+    ]
 
 
 def test_a_row_of_the_views_is_named_with_its_event(filled: Path) -> None:
