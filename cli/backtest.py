@@ -24,13 +24,13 @@ from .output import (
 )
 
 if TYPE_CHECKING:
-    from tallystick.replay.backtest_report import BacktestReport
-    from tallystick.replay.where import Where
+    from tallystick.replay.backtest.report import BacktestReport
+    from tallystick.replay.backtest.where import Where
 
 _POLICY: Final = click.Path(path_type=Path, dir_okay=False)
 #: Decisions of each cell that are named in text.
 _SHOWN: Final = 3
-#: As `tallystick.replay.where.KEYS`, which is not loaded to print a help page.
+#: As `tallystick.replay.backtest.where.KEYS`, which is not loaded to print a help page.
 KEYS: Final = ("verdict", "tenant", "action", "label", "policy", "mode", "since", "until", "text")
 _TIMES: Final = ("since", "until")
 
@@ -66,7 +66,7 @@ def where_option(command: Any) -> Any:
 
 def where_of(conditions: tuple[tuple[str, Any], ...]) -> Where:
     """The conditions together. Raises UsageError, BadSelection."""
-    from tallystick.replay.where import Where
+    from tallystick.replay.backtest.where import Where
 
     given: dict[str, Any] = {}
     for key, value in conditions:
@@ -115,8 +115,8 @@ def backtest_command(
     are a time or an age. --nl prints every decision that would change, one a line.
     """
     from tallystick.recorders.gateway.policy import Policy
-    from tallystick.replay.backtest import backtest
-    from tallystick.replay.backtest_report import CHANGES_MAX
+    from tallystick.replay.backtest.backtest import backtest
+    from tallystick.replay.backtest.report import CHANGES_MAX
 
     if as_json and as_lines:
         raise click.UsageError("--json and --nl exclude each other")
@@ -146,7 +146,7 @@ def backtest_command(
 
 
 def _print(report: BacktestReport, kept: int | None, as_json: bool, as_lines: bool) -> None:
-    from tallystick.replay.backtest_text import answer, backtest_text
+    from tallystick.replay.backtest.text import answer, backtest_text
 
     if as_json:
         print_json(report.to_dict())

@@ -16,6 +16,7 @@ from tallystick.events import gateway as events
 
 from .app import TimeType, exit_status, ledger_option, open_to_read, open_to_write
 from .output import (
+    LISTED_MAX,
     Table,
     json_option,
     nl_option,
@@ -25,7 +26,6 @@ from .output import (
     say,
     time_text,
 )
-from .read import LOG_LIMIT
 from .remarks import Altered
 from .views import say_where
 
@@ -191,7 +191,7 @@ def _print_record(record: DecisionRecord) -> None:
     "-n",
     "--limit",
     type=click.IntRange(0),
-    help=f"At most so many; 0: all (default {LOG_LIMIT} on a terminal, else all).",
+    help=f"At most so many; 0: all (default {LISTED_MAX} on a terminal, else all).",
 )
 @ledger_option
 @json_option
@@ -220,7 +220,7 @@ def decisions_command(
         raise click.UsageError("--since is not before --until")
     as_table = not (as_json or as_lines)
     if limit is None:
-        limit = LOG_LIMIT if as_table and sys.stdout.isatty() else 0
+        limit = LISTED_MAX if as_table and sys.stdout.isatty() else 0
     where, values = _conditions(verdicts, tenant, action, label, since, until, text)
     with open_to_read(path) as ledger:
         from tallystick.projections.views import views_of

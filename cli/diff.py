@@ -18,7 +18,7 @@ from .output import coloured, json_option, path_text, print_json
 
 if TYPE_CHECKING:
     from tallystick.ledger.ledger import Ledger
-    from tallystick.replay.decision_diff import DecisionDiff, Source
+    from tallystick.replay.diff.decisions import DecisionDiff, Source
 
 _PACK: Final = ".zip"
 
@@ -39,7 +39,7 @@ def diff_command(
     of ID1's, one or more at a time, and each mixture is decided again. ID may be the beginning of an id, the
     seq of the decision's event, or a decision pack (FILE.zip).
     """
-    from tallystick.replay.decision_diff import diff_sources
+    from tallystick.replay.diff.decisions import diff_sources
 
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
@@ -64,7 +64,7 @@ def _is_pack(name: str) -> bool:
 def _source(ledger: Ledger | None, name: str) -> Source:
     """The decision that an argument names. Raises BadPack, NoSuchId, AmbiguousPrefix, OSError."""
     from tallystick.projections.errors import NoSuchId
-    from tallystick.replay.decision_diff import source_in, source_of
+    from tallystick.replay.diff.decisions import source_in, source_of
 
     if _is_pack(name):
         from tallystick.recorders.gateway.pack import PACK_BYTES_MAX, read_pack
@@ -87,7 +87,7 @@ def _at(ledger: Ledger, seq: int) -> str | None:
 
 
 def _print(diff: DecisionDiff, as_markdown: bool) -> None:
-    from tallystick.replay.decision_diff_text import answer, sections
+    from tallystick.replay.diff.text import answer, sections
 
     told = answer(diff)
     parts = [

@@ -15,7 +15,7 @@ from .output import coloured, counted, json_option, path_text, print_json, print
 from .remarks import remark_on_end
 
 if TYPE_CHECKING:
-    from tallystick.replay.incident import Incident
+    from tallystick.replay.incident.incident import Incident
     from tallystick.replay.selection import Selection
 
 _NAME_MAX: Final = 60
@@ -64,7 +64,7 @@ def incident_command(
     The folder or zip file holds report.html, the events with their hashes, a pack of each decision, and how
     to check all of it without trusting us. The ledger is only read.
     """
-    from tallystick.replay.incident import write_incident
+    from tallystick.replay.incident.incident import write_incident
     from tallystick.replay.selection import Selection
 
     selection = Selection(**selected)
@@ -101,7 +101,7 @@ def _check_selection(selected: dict[str, Any]) -> None:
 def _check_target(output: Path, force: bool) -> None:
     """Refuse a name that is taken, or belongs to a ledger. Raises UsageError."""
     from tallystick.ledger.errors import Unavailable
-    from tallystick.replay.incident_files import check_target
+    from tallystick.replay.incident.files import check_target
 
     check_output(output, force=force)
     try:

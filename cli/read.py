@@ -36,6 +36,7 @@ from .app import (
 )
 from .outfile import check_output, force_option, replacing
 from .output import (
+    LISTED_MAX,
     Table,
     body_text,
     counted,
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from tallystick.ledger.event import Event, Row
     from tallystick.ledger.ledger import Ledger
 
-LOG_LIMIT: Final = 30
 EVENT_COLUMNS: Final = ("seq", "time (UTC)", "kind", "stream", "body")
 EXPORT_PROGRESS_EVERY: Final = 1000
 
@@ -84,7 +84,7 @@ _LISTED: Final = exit_status("listed", "an event was altered")
     "-n",
     "--limit",
     type=click.IntRange(0),
-    help=f"At most so many; 0: all (default {LOG_LIMIT} on a terminal, else all).",
+    help=f"At most so many; 0: all (default {LISTED_MAX} on a terminal, else all).",
 )
 @click.option("--oldest-first", is_flag=True, help="Oldest first instead of newest first.")
 @ledger_option
@@ -116,7 +116,7 @@ def log_command(
         raise click.UsageError("--since is not before --until")
     as_table = not (as_json or as_lines)
     if limit is None:
-        limit = LOG_LIMIT if as_table and sys.stdout.isatty() else 0
+        limit = LISTED_MAX if as_table and sys.stdout.isatty() else 0
     first, last = span or (1, None)
     with open_to_read(path) as ledger:
         remark_on_end(path)

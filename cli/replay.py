@@ -16,8 +16,8 @@ from .outfile import check_output, force_option, replacing
 from .output import coloured, json_option, path_text, print_json, printable, progress, say
 
 if TYPE_CHECKING:
+    from tallystick.replay.rendering.story import Moment
     from tallystick.replay.report import ReplayReport
-    from tallystick.replay.story import Moment
 
 #: As `tallystick.replay.report.LAYERS`, which is not loaded to print a help page.
 LAYERS: Final = ("chain", "digest", "decision", "execution", "view")
@@ -86,9 +86,9 @@ def replay_command(
         report, page = _pack_report(pack, html is not None)
         _end(ctx, report, as_json, html, page)
         return
+    from tallystick.replay.rendering.story import moments_of
     from tallystick.replay.run import replay_ledger
     from tallystick.replay.selection import Selection
-    from tallystick.replay.story import moments_of
 
     first, last = (None, None) if span is None else span
     selection = Selection(first=first, last=last, **selected)
@@ -107,7 +107,7 @@ def replay_command(
 
 def _page(report: ReplayReport, moments: Iterable[Moment]) -> list[bytes]:
     """The page in pieces: as one text it would take up to four times as much memory."""
-    from tallystick.replay.html import report_pieces
+    from tallystick.replay.rendering.html import report_pieces
 
     return [piece.encode() for piece in report_pieces(report, moments)]
 
@@ -116,7 +116,7 @@ def _pack_report(path: Path, with_page: bool) -> tuple[ReplayReport, list[bytes]
     """The report on a pack, and its page if that is wanted."""
     from tallystick.recorders.gateway.pack import PACK_BYTES_MAX, read_pack
     from tallystick.replay.pack import replay_pack
-    from tallystick.replay.story import chosen_rows, tell
+    from tallystick.replay.rendering.story import chosen_rows, tell
 
     with path.open("rb") as file:
         data = file.read(PACK_BYTES_MAX + 1)

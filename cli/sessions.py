@@ -17,6 +17,7 @@ from tallystick.replay.parts import kernel_text, part, sign_of, text_part
 
 from .app import TimeType, exit_status, ledger_option, open_to_read, open_to_write
 from .output import (
+    LISTED_MAX,
     Table,
     bytes_text,
     counted,
@@ -31,7 +32,7 @@ from .output import (
     say,
     time_text,
 )
-from .read import LOG_LIMIT, Decoded
+from .read import Decoded
 from .timeline import Timeline, fold
 from .views import forget_in_views, say_where
 
@@ -87,7 +88,7 @@ _LISTED: Final = """
     "-n",
     "--limit",
     type=click.IntRange(0),
-    help=f"At most so many; 0: all (default {LOG_LIMIT} on a terminal, else all).",
+    help=f"At most so many; 0: all (default {LISTED_MAX} on a terminal, else all).",
 )
 @ledger_option
 @json_option
@@ -115,7 +116,7 @@ def sessions_command(
         raise click.UsageError("--since is not before --until")
     as_table = not (as_json or as_lines)
     if limit is None:
-        limit = LOG_LIMIT if as_table and sys.stdout.isatty() else 0
+        limit = LISTED_MAX if as_table and sys.stdout.isatty() else 0
     where, values = _conditions(outcomes, kernel, since, until, text, stale)
     with open_to_read(path) as ledger:
         from tallystick.projections.views import views_of

@@ -16,9 +16,9 @@ from tallystick.ledger.event import Event, Head, Row
 from tallystick.ledger.ledger import Ledger
 from tallystick.recorders.gateway.pack import EVENTS, Pack, check_pack
 
-from .checks import Past
-from .decision_layer import Decisions
-from .digest_layer import Digests
+from .layers.checks import Past
+from .layers.decision import Decisions
+from .layers.digest import Digests
 from .report import ENTRIES_MAX, Layer, Notes, ReplayReport
 from .run import Bodies
 from .selection import Selection

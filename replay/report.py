@@ -148,7 +148,7 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """The report in lines, as `tally replay` prints it."""
-        from .text import report_text
+        from .rendering.text import report_text
 
         return report_text(self)
 

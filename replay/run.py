@@ -20,15 +20,15 @@ from tallystick.ledger.ledger import Ledger
 from tallystick.projections.builtin import BUILT_IN
 from tallystick.projections.projection import Projection
 
-from .chain_layer import check_chain
-from .checks import Body, Checks, Past, Unreadable, read_body
-from .decision_layer import Decisions
-from .digest_layer import Digests, check_other, observed_fields
 from .errors import BadSelection
-from .execution_layer import Executions, load_tasks, registry_of
+from .layers.chain import check_chain
+from .layers.checks import Body, Checks, Past, Unreadable, read_body
+from .layers.decision import Decisions
+from .layers.digest import Digests, check_other, observed_fields
+from .layers.execution import Executions, load_tasks, registry_of
+from .layers.view import check_views
 from .report import ENTRIES_MAX, LAYERS, Layer, Notes, Observed, ReplayReport
 from .selection import Selection
-from .view_layer import check_views
 
 #: Called with how much is done so far, in events read.
 Progress = Callable[[int], None]

@@ -111,17 +111,17 @@ if TYPE_CHECKING:
     from tallystick.recorders.session.session import AsyncSession, Session
     from tallystick.recorders.session.sessions import get_session, list_sessions
     from tallystick.recorders.session.verified import verified_action, verified_action_async
-    from tallystick.replay.backtest import backtest
-    from tallystick.replay.backtest_report import BacktestReport
-    from tallystick.replay.decision_diff import DecisionDiff, diff_decisions
+    from tallystick.replay.backtest.backtest import backtest
+    from tallystick.replay.backtest.report import BacktestReport
+    from tallystick.replay.backtest.where import Where
+    from tallystick.replay.diff.decisions import DecisionDiff, diff_decisions
     from tallystick.replay.errors import BadSelection, MalformedDecision, TasksNotFound
-    from tallystick.replay.html import report_html
-    from tallystick.replay.incident import Incident, write_incident
+    from tallystick.replay.incident.incident import Incident, write_incident
+    from tallystick.replay.rendering.html import report_html
+    from tallystick.replay.rendering.story import Moment, moments_of
     from tallystick.replay.report import ReplayReport
     from tallystick.replay.run import replay_ledger
     from tallystick.replay.selection import Selection
-    from tallystick.replay.story import Moment, moments_of
-    from tallystick.replay.where import Where
 
 __all__ = [
     "BUILT_IN",
@@ -334,22 +334,22 @@ _EXPORTS: dict[str, str] = {
     "ViewStatus": "tallystick.projections.engine",
     "ProjectionDigest": "tallystick.projections.digest",
     "seal_projections": "tallystick.projections.digest",
-    "BacktestReport": "tallystick.replay.backtest_report",
-    "DecisionDiff": "tallystick.replay.decision_diff",
+    "BacktestReport": "tallystick.replay.backtest.report",
+    "DecisionDiff": "tallystick.replay.diff.decisions",
     "MalformedDecision": "tallystick.replay.errors",
-    "Where": "tallystick.replay.where",
-    "backtest": "tallystick.replay.backtest",
-    "diff_decisions": "tallystick.replay.decision_diff",
+    "Where": "tallystick.replay.backtest.where",
+    "backtest": "tallystick.replay.backtest.backtest",
+    "diff_decisions": "tallystick.replay.diff.decisions",
     "BadSelection": "tallystick.replay.errors",
     "TasksNotFound": "tallystick.replay.errors",
     "ReplayReport": "tallystick.replay.report",
-    "Incident": "tallystick.replay.incident",
-    "write_incident": "tallystick.replay.incident",
+    "Incident": "tallystick.replay.incident.incident",
+    "write_incident": "tallystick.replay.incident.incident",
     "replay_ledger": "tallystick.replay.run",
     "Selection": "tallystick.replay.selection",
-    "Moment": "tallystick.replay.story",
-    "moments_of": "tallystick.replay.story",
-    "report_html": "tallystick.replay.html",
+    "Moment": "tallystick.replay.rendering.story",
+    "moments_of": "tallystick.replay.rendering.story",
+    "report_html": "tallystick.replay.rendering.html",
     "AlteredViews": "tallystick.projections.errors",
     "AmbiguousPrefix": "tallystick.projections.errors",
     "BadProjection": "tallystick.projections.errors",

@@ -15,7 +15,7 @@ from requests_to_decide import refund
 
 from tallystick import Durability, Gateway, Ledger
 from tallystick.recorders.gateway.policy import STARTER_POLICY
-from tallystick.replay.where import KEYS
+from tallystick.replay.backtest.where import KEYS
 
 Tally = Callable[..., Any]
 TEXT = STARTER_POLICY.read_text("utf-8")

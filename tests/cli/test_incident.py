@@ -18,7 +18,7 @@ from requests_to_decide import refund
 from tallystick import Gateway, Ledger, Selection, Session
 from tallystick.cli.incident import name_of
 from tallystick.recorders.gateway.policy import STARTER_POLICY
-from tallystick.replay import incident_files
+from tallystick.replay.incident import files as incident_files
 
 Tally = Callable[..., Any]
 

@@ -22,7 +22,8 @@ NOBODY = 65534
 SCRIPT = """
 import encodings.ascii, encodings.idna, os, sqlite_utils, sys, tempfile
 from tallystick import Ledger, replay_ledger, TallyError
-import tallystick.replay.text, tallystick.replay.stored_indexes, tallystick.recorders.gateway.schemas
+import tallystick.replay.rendering.text, tallystick.replay.layers.stored_indexes
+import tallystick.recorders.gateway.schemas
 sqlite_utils.Database(memory=True).close()
 if os.getuid() == 0 and sys.argv[2] == "nobody":
     os.setgroups([]); os.setgid({nobody}); os.setuid({nobody})

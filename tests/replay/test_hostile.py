@@ -22,8 +22,8 @@ from tallystick.cli import main
 from tallystick.events.catalogue import KINDS
 from tallystick.recorders.gateway.errors import InvalidPolicy
 from tallystick.recorders.gateway.policy import STARTER_POLICY, Policy
-from tallystick.replay import policies
-from tallystick.replay.folds import NAMES_MAX, Folds
+from tallystick.replay.layers import policies
+from tallystick.replay.layers.folds import NAMES_MAX, Folds
 from tallystick.replay.report import DIFFERENCES_BYTES_MAX, REASONS_MAX, Layer, Notes
 
 RSS_MAX_KIB = 150 * 1024

@@ -41,8 +41,8 @@ from tallystick import (
 )
 from tallystick.events.catalogue import KINDS
 from tallystick.replay.differences import DIFFERENCES_MAX, differences
+from tallystick.replay.rendering.text import report_text
 from tallystick.replay.report import LAYERS, Layer, Notes, ReplayReport, Result
-from tallystick.replay.text import report_text
 
 
 def replayed(path: Path, *arguments: Any, **options: Any) -> ReplayReport:
@@ -257,7 +257,7 @@ def test_sessions_side_by_side_beyond_what_is_kept(tmp_path: Path, monkeypatch: 
         for session in sessions:
             session.close()
         whole = replay_ledger(ledger)
-        monkeypatch.setattr("tallystick.replay.digest_session.Sessions.__init__.__defaults__", (2,))
+        monkeypatch.setattr("tallystick.replay.layers.digest_session.Sessions.__init__.__defaults__", (2,))
         assert replay_ledger(ledger).to_json() == whole.to_json()
     assert whole.diverged == 0
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tallystick import Incident, Ledger, Selection, write_incident
-from tallystick.replay import verify_ledger
-from tallystick.replay.incident_gather import Ring, gather
+from tallystick.replay.incident import verify_ledger
+from tallystick.replay.incident.gather import Ring, gather
 
 
 def written(path: Path, target: Path, selection: Selection, **options: Any) -> Incident:
