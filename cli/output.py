@@ -38,9 +38,9 @@ ESTIMATE_AFTER_S: Final = 2.0
 _LOOK_BACK_S: Final = 15.0
 _SAMPLE_EVERY_S: Final = 0.25
 _REFRESH_HZ: Final = 4
-#: A terminal with fewer has no room for the year beside every event.
 #: Rows that a listing shows on a terminal, unless it is told otherwise.
 LISTED_MAX: Final = 30
+#: A terminal with fewer has no room for the year beside every event.
 NARROW_COLUMNS: Final = 76
 
 F = TypeVar("F", bound=Callable[..., Any])
