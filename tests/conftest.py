@@ -23,11 +23,11 @@ SLOW_TIMEOUT_S = 900
 #: How far from its place a row is looked for with the fixture `nearby`, in events.
 REACH = 500
 
-# How many examples a property test draws that names no number. `--hypothesis-profile=full` is for
+# How many examples a property test draws that names no number. `HYPOTHESIS_PROFILE=full` set is for
 # whoever has the time: `.ci/run` does. Examples are drawn at random, so quick runs add up.
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile("full", max_examples=100, deadline=None)
-settings.load_profile("quick")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

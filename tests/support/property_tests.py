@@ -6,5 +6,5 @@ QUICK_SHARE = 0.3
 
 
 def examples(number: int) -> int:
-    """All with `--hypothesis-profile=full`, else a share of them; see `tests/conftest.py`."""
+    """All with `HYPOTHESIS_PROFILE=full` set, else a share of them; see `tests/conftest.py`."""
     return number if settings.get_current_profile_name() == "full" else round(number * QUICK_SHARE)
