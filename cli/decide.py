@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -17,13 +17,20 @@ from .lines import BOM, SOURCE, open_source, readable, source_name
 from .output import coloured, json_option, json_text, nl_option, print_json, print_json_line, print_pairs, say
 
 if TYPE_CHECKING:
-    from tallystick.recorders.gateway.policy import Policy
+    from tallystick.ledger.ledger import Ledger
+    from tallystick.recorders.gateway.policy import Policy, PolicySource
     from tallystick.recorders.gateway.record import DecisionRecord
+
+    Decide = Callable[[bytes], DecisionRecord]
 
 #: The policy's file, in the folder of the ledger.
 POLICY_NAME: Final = "policy.yml"
 #: Room for the largest request, however its JSON is escaped and spaced.
 REQUEST_BYTES_MAX: Final = 4 << 20
+#: Digits of a policy's hash that tell it from others.
+HASH_DIGITS: Final = 12
+#: Decisions that are looked at for one with a policy.
+_LOOKED_BACK_MAX: Final = 20
 VERDICT_COLOURS: Final = {"TRUST": "green", "ESCALATE": "yellow", "QUERY": "cyan", "ABSTAIN": "red"}
 #: What a verdict asks for, in words.
 MEANINGS: Final = {
@@ -59,7 +66,8 @@ def load_policy(given: Path | None, ledger: Path) -> Policy:
 @click.command(
     "decide",
     epilog="Exit status: 0 go on: TRUST, or any verdict that an advisory policy gave (with --nl: for all "
-    "requests); 1 any other verdict; 2 bad request or policy, nothing was recorded; 3 could not record.",
+    "requests); 1 any other verdict; 2 a bad request, of which nothing is recorded, or a policy that is "
+    "missing or broken, for which ABSTAIN is recorded and printed; 3 could not record: ABSTAIN is printed.",
 )
 @click.option(
     "--in", "source", type=SOURCE, required=True, metavar="FILE", help="The request, JSON; - is stdin."
@@ -102,33 +110,117 @@ def decide_command(
     """
     if as_json and as_lines:
         raise click.UsageError("--json and --nl exclude each other")
-    from tallystick.recorders.gateway.gateway import Gateway
-
-    policy = load_policy(given, path)
+    policy, problem = _policy_or_problem(given, path)
     unrecorded = stopped = 0
     with ExitStack() as stack:
         file = open_source(source, stack)
         requests = (
             _lines(file, source_name(source)) if as_lines else iter([_whole(file, source_name(source))])
         )
-        gateway = Gateway(stack.enter_context(open_to_write(path)), policy, redaction=redaction)
+        decide = _decider(stack, path, policy, redaction)
         for number, request in enumerate(requests, start=1):
-            record = _decide(gateway, request, source_name(source), number if as_lines else 0)
+            record = _decide(decide, request, source_name(source), number if as_lines else 0)
             unrecorded += not record.recorded
             stopped += not record.may_proceed
             _print(record, as_json, as_lines)
             if record.error is not None:
-                say(f"tally: {record.error}")
+                say(f"tally: {record.error if record.recorded else _remedied(record)}")
+    if problem is not None:
+        say(f"tally: {problem}")
     if unrecorded or stopped:
-        ctx.exit(3 if unrecorded else 1)
+        ctx.exit(3 if unrecorded else 1 if problem is None else 2)
 
 
-def _decide(gateway: Any, request: bytes, name: str, number: int) -> DecisionRecord:
+def _policy_or_problem(given: Path | None, ledger: Path) -> tuple[PolicySource, str | None]:
+    """The policy; or its file, and why it cannot be used: the gateway then abstains, and records that."""
+    from tallystick.recorders.gateway.errors import InvalidPolicy, PolicyNotFound
+
+    try:
+        return load_policy(given, ledger), None
+    except click.UsageError as error:
+        problem = error.message
+    except (PolicyNotFound, InvalidPolicy) as error:
+        problem = str(error)
+    return policy_beside(ledger) if given is None else given, problem
+
+
+def _decider(stack: ExitStack, path: Path, policy: PolicySource, redaction: str | None) -> Decide:
+    """What decides a request; where the ledger cannot be opened, abstains from it."""
+    from tallystick.ledger.errors import TallyError
+    from tallystick.recorders.gateway.gateway import Gateway, unrecorded
+
+    try:
+        ledger = stack.enter_context(open_to_write(path))
+    except (TallyError, OSError) as error:
+        cause = error
+        return lambda request: unrecorded(request, cause, redaction=redaction)
+    gateway = Gateway(ledger, policy, redaction=redaction)
+
+    def decide(request: bytes) -> DecisionRecord:
+        record = gateway.decide(request)
+        with suppress(TallyError):  # it was decided, whatever else can be said
+            _remark_on_policy(ledger, record)
+        return record
+
+    return decide
+
+
+def _remedied(record: DecisionRecord) -> str | None:
+    from .remarks import remedied
+
+    return record.error if record.cause is None else remedied(record.cause)
+
+
+def _remark_on_policy(ledger: Ledger, record: DecisionRecord) -> None:
+    """Say that the decision brought a new policy text into a ledger that has decisions under another."""
+    from tallystick.events import gateway as events
+
+    if record.receipt is None:
+        return
+    seq, ref = record.receipt.seq, record.policy
+    before = next(ledger.rows(seq - 2, before=seq), None)
+    if before is None or before.kind != events.POLICY_REGISTERED or seq < ledger.head().seq:
+        return
+    earlier = _last_policy(ledger, seq)
+    if earlier is None or earlier.policy_hash == ref.policy_hash:
+        return
+    digest, other = short_hash(ref.policy_hash), short_hash(earlier.policy_hash)
+    told = f"policy {ref.policy_id} {ref.policy_version}: a new text, {digest}, is event {seq - 1}"
+    if (earlier.policy_id, earlier.policy_version) == (ref.policy_id, ref.policy_version):
+        told += (
+            f"; the decision before was made under another of the same version, {other}: "
+            "give a changed policy a new policy_version"
+        )
+    say(told)
+
+
+def _last_policy(ledger: Ledger, before: int) -> Any:
+    """The policy of the last decision before an event that had one that can be read; None without."""
+    import msgspec
+
+    from tallystick.events import gateway as events
+
+    for event in ledger.read(before=before, kinds=[events.RECORDED], reverse=True, limit=_LOOKED_BACK_MAX):
+        try:
+            ref = msgspec.convert(event.body, events.DecisionRecorded).derived.policy
+        except msgspec.MsgspecError:
+            continue
+        if ref.policy_hash is not None:
+            return ref
+    return None
+
+
+def short_hash(policy_hash: str | None) -> str:
+    """As much of a policy's hash as tells it from others."""
+    name, _, digits = (policy_hash or "").partition(":")
+    return f"{name}:{digits[:HASH_DIGITS]}…"
+
+
+def _decide(decide: Decide, request: bytes, name: str, number: int) -> DecisionRecord:
     from tallystick.recorders.gateway.errors import InvalidRequest, RequestConflict
 
     try:
-        record: DecisionRecord = gateway.decide(request)
-        return record
+        return decide(request)
     except (InvalidRequest, RequestConflict) as error:
         if not number:
             raise
@@ -182,7 +274,8 @@ def print_decision(record: DecisionRecord) -> None:
     pairs += [("ask", f"{query.question} ({query.field})") for query in record.queries]
     pairs += [("obligation", json_text(obligation)) for obligation in record.obligations]
     if policy.policy_id is not None:
-        pairs.append(("policy", f"{policy.policy_id} {policy.policy_version}"))
+        name = f"{policy.policy_id} {policy.policy_version} {short_hash(policy.policy_hash)}"
+        pairs.append(("policy", name))
     if not record.enforced:
         pairs.append(("mode", "advisory: the verdict is not enforced"))
     print_pairs(pairs)

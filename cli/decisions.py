@@ -44,7 +44,7 @@ ID_CHARACTERS_MIN: Final = 12
 _INTENT_MIN: Final = 10
 _SPARED: Final = ("tenant", "amount", "time (UTC)")
 #: An event's number. Ids begin with a zero until the year 3084.
-_SEQ: Final = re.compile("[1-9][0-9]{0,17}")
+SEQ: Final = re.compile("[1-9][0-9]{0,17}")
 _LISTS: Final = ("tags", "reason_codes", "matched_rules")
 _HIDDEN: Final = frozenset({"id_before", "id_after", "words"})
 
@@ -75,9 +75,9 @@ def decision_id(ledger: Ledger, text: str) -> str:
     from tallystick.recorders.gateway.errors import NoSuchDecision
 
     text = text.strip()
-    if _SEQ.fullmatch(text):
-        return _decision_of(ledger, int(text))
-    rest = re.sub(rf"^(decision:)?({ID_PREFIX})?", "", text, flags=re.IGNORECASE).upper()
+    if SEQ.fullmatch(text):
+        return decision_of(ledger, int(text))
+    rest = without_prefix(text)
     if not rest:  # the slip of a script
         raise click.UsageError(f"{text!r} begins every id; give more of it: `tally decisions` lists them")
     try:
@@ -89,7 +89,12 @@ def decision_id(ledger: Ledger, text: str) -> str:
     return str(found["decision_id"])
 
 
-def _decision_of(ledger: Ledger, seq: int) -> str:
+def without_prefix(text: str) -> str:
+    """What an id, or the beginning of one, has behind its prefix, however it is written."""
+    return re.sub(rf"^(decision:)?({ID_PREFIX})?", "", text, flags=re.IGNORECASE).upper()
+
+
+def decision_of(ledger: Ledger, seq: int) -> str:
     """The id of the decision that an event records or is about. Raises NoSuchEvent, UsageError."""
     from tallystick.ledger.errors import NoSuchEvent
 
@@ -120,8 +125,8 @@ def gateway_of(ledger: Ledger) -> Gateway:
     return Gateway(ledger, STARTER_POLICY)
 
 
-def is_altered(ledger: Ledger, record: DecisionRecord) -> bool:
-    """Whether an event of a decision's, or its policy's, does not match its own hashes; says so."""
+def alterations(ledger: Ledger, record: DecisionRecord) -> Altered:
+    """Which events of a decision's, and its policy's, do not match their own hashes; says so."""
     from tallystick.recorders.gateway.packing import registration_of
 
     assert record.receipt is not None, "it was read from the ledger"
@@ -131,13 +136,13 @@ def is_altered(ledger: Ledger, record: DecisionRecord) -> bool:
     for row in rows:
         if row is not None:
             altered.look_at(row)
-    return altered.count > 0
+    return altered
 
 
 def show_decision(ledger: Ledger, text: str, as_json: bool, request_alone: bool) -> bool:
     """Print the record of a decision, or its request alone; whether it is as it was recorded."""
-    record = gateway_of(ledger).record(decision_id(ledger, text))
-    altered = is_altered(ledger, record)
+    record = gateway_of(ledger).record(decision_id(ledger, text), as_stored=True)
+    altered = alterations(ledger, record).count > 0
     if request_alone:
         print_json(record.request)
     elif as_json:
@@ -167,7 +172,10 @@ def _print_record(record: DecisionRecord) -> None:
 # -- the listing -------------------------------------------------------------------------------
 
 
-@click.command("decisions", epilog=exit_status("listed", "the views could not be built from the events"))
+@click.command(
+    "decisions",
+    epilog=exit_status("listed", "one of them was altered, or the views could not be built from the events"),
+)
 @click.option(
     "--verdict",
     "verdicts",
@@ -196,7 +204,9 @@ def _print_record(record: DecisionRecord) -> None:
 @ledger_option
 @json_option
 @nl_option
+@click.pass_context
 def decisions_command(
+    ctx: click.Context,
     verdicts: tuple[str, ...],
     tenant: str | None,
     action: str | None,
@@ -228,7 +238,23 @@ def decisions_command(
         views = views_of(ledger)
         say_where(views)
         found = views.rows(_LISTED.format(where=where), (*values, limit + 1 if limit else -1))
-    print_listed(found, limit, _object, _print_table, as_json=as_json, as_lines=as_lines)
+        print_listed(found, limit, _object, _print_table, as_json=as_json, as_lines=as_lines)
+        if _any_altered(ledger, found[:limit] if limit else found):
+            ctx.exit(1)
+
+
+def _any_altered(ledger: Ledger, listed: list[dict[str, Any]]) -> bool:
+    """Whether an event of the decisions listed is missing or does not match its own hashes; says which."""
+    altered = Altered("what is listed of it is not what was decided")
+    for row in listed:
+        found = False
+        for event in ledger.rows(row["seq"] - 1, stream=events.decision_stream(row["decision_id"])):
+            found = found or event.seq == row["seq"]
+            altered.look_at(event)
+        if not found:
+            altered.remark(f"event {row['seq']} is not in the ledger, and was: run `tally verify`")
+    altered.remark_on_rest()
+    return altered.count > 0
 
 
 def _conditions(
@@ -280,18 +306,33 @@ def _object(row: Mapping[str, Any]) -> dict[str, Any]:
 def _print_table(rows: list[dict[str, Any]]) -> None:
     """On a terminal without the columns that are empty all the way down; in a pipe with all of them."""
     on_terminal = sys.stdout.isatty()
-    columns = ["id", "time (UTC)", "verdict", "tenant", "action", "amount", "label", "reasons", "intent"]
+    columns = [
+        "id",
+        "time (UTC)",
+        "verdict",
+        "tenant",
+        "action",
+        "amount",
+        "label",
+        "reasons",
+        "intent",
+        "mode",
+    ]
     lines = [_columns(row, on_terminal) for row in rows]
     always = {"id", "time (UTC)", "verdict", "action", "intent"}
     kept = [
         number
         for number, name in enumerate(columns)
-        if not on_terminal or name in always or (name != "reasons" and any(line[number] for line in lines))
+        if not on_terminal
+        or name in always
+        or (name not in ("reasons", "mode") and any(line[number] for line in lines))
     ]
     if on_terminal:
         kept = _fitting(columns, lines, kept)
     table = Table([columns[number] for number in kept], right=["amount"])
     table.print([line[number] for number in kept] for line in lines)
+    if on_terminal and any(row["mode"] != "enforce" for row in rows):
+        say("* advisory: recorded, not enforced")
 
 
 def _fitting(columns: list[str], lines: list[list[str]], kept: list[int]) -> list[int]:
@@ -316,13 +357,14 @@ def _columns(row: Mapping[str, Any], on_terminal: bool) -> list[str]:
     return [
         shown_id,
         time,
-        row["verdict"] + ("" if row["mode"] == "enforce" else "*"),
+        row["verdict"] + ("*" if on_terminal and row["mode"] != "enforce" else ""),
         row["tenant_id"] or "",
         row["action_type"],
         amount_text(row["amount_value"], row["amount_currency"]),
         row["label"] or "",
         " ".join(msgspec.json.decode(row["reason_codes"] or "[]")),
         row["intent"],
+        row["mode"],
     ]
 
 
@@ -366,7 +408,7 @@ def label_command(decision: str, label: str, summary: str, path: Path, as_json: 
         before = ledger.head().seq
         entry = gateway.label(whole_id, label, summary)
         seq = int(entry.event_id.removeprefix("evt_"))
-        record = gateway.record(whole_id)
+        record = gateway.record(whole_id, as_stored=True)
         said = ledger.get(seq)
     if as_json:
         print_json(

@@ -14,12 +14,12 @@ import click
 import msgspec
 
 from .app import exit_status, ledger_option, open_to_read
-from .decide import meaning, verdict_text
-from .decisions import amount_text, decision_id, gateway_of, is_altered
-from .output import coloured, json_option, json_text, print_json, printable, say, time_text
+from .cases import TOLD, TOLD_OF_DECISION, similar_cases
+from .decide import meaning, short_hash, verdict_text
+from .decisions import alterations, amount_text, decision_id, gateway_of
+from .output import coloured, json_option, json_text, print_json, printable, time_text
 
 if TYPE_CHECKING:
-    from tallystick.ledger.ledger import Ledger
     from tallystick.recorders.gateway.explanation import Explanation, Look, RuleExplained
     from tallystick.recorders.gateway.policy import Policy
     from tallystick.recorders.gateway.record import DecisionRecord
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 WIDTH_MAX: Final = 100
 #: Characters of a value that are shown.
 _VALUE_MAX: Final = 120
-#: Digits of a policy's hash that tell it from others.
-_HASH_DIGITS: Final = 12
 _OPS: Final = {
     "is": "",
     "ne": "not ",
@@ -58,15 +56,16 @@ class Section(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is said of a decision."""
+    """What is said of a decision; the warnings first."""
 
+    warnings: list[str]
     verdict: str
     meaning: str
     about: str
     sections: list[Section]
 
 
-@click.command("explain", epilog=exit_status("explained", "the decision was erased, or altered"))
+@click.command("explain", epilog=exit_status("explained", "it was erased, or what is told was altered"))
 @click.argument("decision", metavar="ID")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a ticket or a report.")
 @ledger_option
@@ -88,46 +87,32 @@ def explain_command(ctx: click.Context, decision: str, as_markdown: bool, path: 
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
     with open_to_read(path) as ledger:
-        record = gateway_of(ledger).record(decision_id(ledger, decision))
-        altered = is_altered(ledger, record)
+        record = gateway_of(ledger).record(decision_id(ledger, decision), as_stored=True)
+        altered = alterations(ledger, record)
         policy = None
         try:
             text = registered_text(ledger, record.policy.policy_hash)
             policy = None if text is None else parse_cached(text, "policy")
         except (MalformedEvent, InvalidPolicy) as error:
-            say(f"tally: the recorded policy cannot be read: {error}")
-            altered = True
+            altered.remark(f"the recorded policy cannot be read: {error}")
         explanation = explain(record, policy)
-        cases = _cases(ledger, explanation)
+        cases = similar_cases(ledger, explanation.similar, altered)
     if as_json:
-        print_json(_object(record, explanation, cases))
+        print_json(_object(record, explanation, cases, altered.said))
     else:
-        answer = _answer(record, explanation, policy, cases)
+        answer = _answer(record, explanation, policy, cases)._replace(warnings=altered.said)
         sys.stdout.write(_markdown(answer) if as_markdown else _prose(answer))
-    if altered:
+    if altered.count:
         ctx.exit(1)
 
 
-def _cases(ledger: Ledger, explanation: Explanation) -> list[dict[str, Any]]:
-    """The similar past cases, each with the decision that it was learned from."""
-    from tallystick.projections.views import views_of
-
-    cases = []
-    for match in explanation.similar:
-        rows = views_of(ledger).rows(
-            "SELECT d.decision_id, d.verdict, d.at, d.intent, d.label AS label_now FROM memory_items AS m"
-            " JOIN decisions AS d ON d.decision_id = m.decision_id WHERE m.memory_id = ?",
-            (match.memory_id,),
-        )
-        found = rows[0] if rows else dict.fromkeys(("decision_id", "verdict", "at", "intent", "label_now"))
-        cases.append({**msgspec.to_builtins(match), **found})
-    return cases
-
-
-def _object(record: DecisionRecord, explanation: Explanation, cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """The explanation as `--json` prints it."""
+def _object(
+    record: DecisionRecord, explanation: Explanation, cases: list[dict[str, Any]], warnings: list[str]
+) -> dict[str, Any]:
+    """The explanation as `--json` prints it; `altered` says what of it is not as it was recorded."""
     receipt = record.receipt
     return {
+        "altered": warnings,
         "decision_id": record.decision_id,
         "seq": None if receipt is None else receipt.seq,
         "verdict": record.verdict,
@@ -146,17 +131,24 @@ def _object(record: DecisionRecord, explanation: Explanation, cases: list[dict[s
 def _answer(
     record: DecisionRecord, explanation: Explanation, policy: Policy | None, cases: list[dict[str, Any]]
 ) -> Answer:
+    def is_trusting(rule: RuleExplained) -> bool:
+        return rule.effect == "TRUST"
+
+    # Beside a stronger verdict, a reason to trust would read as if it held.
+    overruled = filter(is_trusting, explanation.also_fired)
     sections = [
         Section("Why", list(_why(record, explanation, policy))),
-        Section("What else fired", [_rule(rule) for rule in explanation.also_fired]),
+        Section("What else fired", [_rule(rule) for rule in explanation.also_fired if not is_trusting(rule)]),
+        Section("What would have decided otherwise", [_rule(rule) for rule in overruled]),
         Section("What is missing", [_asked(query) for query in explanation.missing]),
         Section("What kept it from TRUST", [_almost(rule) for rule in explanation.almost]),
-        Section("What the caller has to do", [Item(json_text(each)) for each in record.obligations]),
+        Section("What the caller has to do", list(_obligations(record, policy))),
         Section("Similar past cases", [_case(case) for case in cases]),
         Section("What was said of it since", list(_since(record))),
         Section("Under which policy", list(_policy(record, policy))),
     ]
-    return Answer(record.verdict, meaning(record), _about(record), [each for each in sections if each.items])
+    kept = [each for each in sections if each.items]
+    return Answer([], record.verdict, meaning(record), _about(record), kept)
 
 
 def _about(record: DecisionRecord) -> str:
@@ -238,6 +230,24 @@ def _almost(rule: RuleExplained) -> Item:
     return Item(f"{rule.rule_id} would have trusted it, but", more)
 
 
+def _obligations(record: DecisionRecord, policy: Policy | None) -> Iterator[Item]:
+    """What the rules that fired oblige to; of those that did not decide it is said whose it is."""
+    rules = {} if policy is None else {rule.rule_id: rule for rule in policy.rules}
+    if not all(rule.rule_id in rules or rule.stage == "DEFAULT" for rule in record.matched_rules):
+        yield from [Item(_in_words(each)) for each in record.obligations]
+        return
+    for matched in record.matched_rules:
+        overruled = matched.effect != record.verdict
+        whose = f" (of {matched.rule_id}, which did not decide)" if overruled else ""
+        if matched.rule_id in rules:
+            yield from [Item(_in_words(each) + whose) for each in rules[matched.rule_id].obligations]
+
+
+def _in_words(obligation: Mapping[str, Any]) -> str:
+    """An obligation for reading: notify: fraud-team, within minutes: 15."""
+    return ", ".join(f"{name.replace('_', ' ')}: {_value(value)}" for name, value in obligation.items())
+
+
 def _asked(query: Any) -> Item:
     return Item(f"{query.field}: {query.question}" if query.question else query.field)
 
@@ -249,8 +259,11 @@ def _case(case: dict[str, Any]) -> Item:
     summary = f", “{case['summary']}”" if case["summary"] else ""
     if case["label_now"] not in (None, case["label"]):
         summary += f" (labelled {case['label_now'].replace('_', ' ')} since)"
-    if case["decision_id"] is None:
-        return Item(f"{alike}: {label}{summary}. Its decision was erased.")
+    if case["verdict"] is None:
+        became = TOLD.get(case["learned"]) or TOLD_OF_DECISION.get(
+            case["decided"], TOLD_OF_DECISION["altered"]
+        )
+        return Item(f"{alike}: {label}{summary}. {became}.")
     then = f"{case['verdict']} on {time_text(case['at'])[:10]} for “{case['intent']}”"
     return Item(f"{alike}: {label}{summary}. {then} ({case['decision_id']}).")
 
@@ -271,8 +284,7 @@ def _policy(record: DecisionRecord, policy: Policy | None) -> Iterator[Item]:
     if ref.policy_id is None:
         yield Item("None could be used.")
         return
-    digest = (ref.policy_hash or "").removeprefix("sha256:")[:_HASH_DIGITS]
-    yield Item(f"{ref.policy_id} {ref.policy_version}, sha256:{digest}…, in {ref.mode} mode.")
+    yield Item(f"{ref.policy_id} {ref.policy_version}, {short_hash(ref.policy_hash)}, in {ref.mode} mode.")
     snapshot = record.determinism.memory_snapshot
     if snapshot is not None:
         yield Item(
@@ -294,6 +306,7 @@ def _value(value: Any) -> str:
 
 def _prose(answer: Answer) -> str:
     width = min(WIDTH_MAX, shutil.get_terminal_size().columns)
+    # Warnings are on stderr already, and the two are seen together.
     lines = [f"{verdict_text(answer.verdict)}: {answer.meaning}.", *wrapped(answer.about, "", width)]
     return "\n".join([*lines, *prose_sections(answer.sections, width)]) + "\n"
 
@@ -324,7 +337,8 @@ def wrapped(text: str, indent: str, width: int) -> list[str]:
 
 
 def _markdown(answer: Answer) -> str:
-    lines = [f"# {answer.verdict}: {plain(answer.meaning)}", "", plain(answer.about)]
+    lines = [line for warning in answer.warnings for line in (f"> **Altered:** {plain(warning)}", "")]
+    lines += [f"# {answer.verdict}: {plain(answer.meaning)}", "", plain(answer.about)]
     return "\n".join([*lines, *markdown_sections(answer.sections)]) + "\n"
 
 

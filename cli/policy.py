@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
@@ -116,7 +118,18 @@ def _print_problems(problems: list[dict[str, str]]) -> None:
         return
     for problem in problems:
         place = " ".join(filter(None, (problem["rule_id"], problem["path"])))
-        print_pairs([(place, problem["problem"])])
+        _print_wrapped(f"{place}: {problem['problem']}")
+
+
+def _print_wrapped(text: str) -> None:
+    """A text in lines of the terminal's width, broken between words, later ones further in."""
+    from .output import printable
+
+    width = max(40, shutil.get_terminal_size().columns)
+    lines = textwrap.wrap(
+        printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 # -- test --------------------------------------------------------------------------------------
@@ -184,13 +197,16 @@ def test_command(ctx: click.Context, vectors: Path, given: Path | None, path: Pa
         print_json({"vectors": tried, "failed": len(failed), "unreached": unreached})
     else:
         for one in failed:
-            print_pairs(
-                [
-                    ("failed", f"{one.name} (line {one.line})"),
-                    ("expected", json_text(one.expected)),
-                    ("found", json_text(one.found)),
-                ]
-            )
+            pairs = [
+                ("failed", f"{one.name} (line {one.line})"),
+                ("expected", json_text(one.expected)),
+                ("found", json_text(one.found)),
+            ]
+            if sys.stdout.isatty():
+                for name, value in pairs:
+                    _print_wrapped(f"{name:<8}  {value.replace(',', ', ')}")
+            else:
+                print_pairs(pairs)
         say(f"{counted(len(tried), 'vector')}: {len(tried) - len(failed):,} passed, {len(failed):,} failed")
         if unreached:
             say(f"no vector reached: {', '.join(unreached)}")
@@ -278,7 +294,8 @@ def diff_command(ctx: click.Context, old: Path, new: Path, path: Path, as_json: 
     from tallystick.recorders.gateway.policy import Policy
     from tallystick.recorders.gateway.policy_diff import diff_policies
 
-    changes = diff_policies(Policy.load(old), Policy.load(new))
+    before, after = Policy.load(old), Policy.load(new)
+    changes = diff_policies(before, after)
     if as_json:
         print_json_array(changes)
     else:
@@ -286,6 +303,9 @@ def diff_command(ctx: click.Context, old: Path, new: Path, path: Path, as_json: 
             _print_change(change)
         say(_summary(changes))
     if changes:
+        version = f"{before.policy_id} {before.policy_version}"
+        if version == f"{after.policy_id} {after.policy_version}":
+            say(f"both are {version}: give a changed policy a new policy_version")
         ctx.exit(1)
 
 
@@ -324,7 +344,16 @@ def print_lines(sign: str, text: str) -> None:
     """A sign and a text; what the text holds is escaped."""
     from .output import printable
 
-    sys.stdout.write(f"{sign} {printable(text)}\n")
+    if not sys.stdout.isatty():
+        sys.stdout.write(f"{sign} {printable(text)}\n")
+        return
+    width = max(40, shutil.get_terminal_size().columns) - 2
+    first, *rest = textwrap.wrap(
+        printable(text), width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    ) or [""]
+    sys.stdout.write(
+        "".join(f"{start} {line}\n" for start, line in [(sign, first), *((" ", r) for r in rest)])
+    )
 
 
 def _cell(value: Any) -> str:

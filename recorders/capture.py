@@ -193,7 +193,8 @@ class _Walk:
 
     def _object(self, items: Iterable[tuple[str, Any]], pointer: str, depth: int) -> dict[str, Any]:
         return {
-            str.__str__(key): self.plain(item, f"{pointer}/{_escaped(key)}", depth + 1) for key, item in items
+            str.__str__(key): self.plain(item, f"{pointer}/{pointer_token(key)}", depth + 1)
+            for key, item in items
         }
 
     def _array(self, items: Iterable[Any], pointer: str, depth: int) -> list[Any]:
@@ -218,7 +219,7 @@ def _type_name(value: Any) -> str:
     return text_of(name, "?", _TEXT_MAX)
 
 
-def _escaped(key: str) -> str:
+def pointer_token(key: str) -> str:
     """A key as a reference token of a JSON pointer (RFC 6901, section 3)."""
     return key.replace("~", "~0").replace("/", "~1")
 

@@ -114,12 +114,13 @@ def _request(call: Call, stream: str, evidence: dict[str, Any]) -> dict[str, Any
     reference = {"id": str(call.event.seq), "kind": "event"}
     form = json.dumps(reference, sort_keys=True, separators=(",", ":")).encode()
     reservation_id = call.arguments.get("reservation_id")
+    whose = reservation_id or f"for {call.arguments['user_id']}"
     target = {"system": "reservations"}
     if reservation_id:
         target |= {"resource_type": "reservation", "resource_id": reservation_id}
     action: dict[str, Any] = {
         "type": f"airline.{call.tool}",
-        "intent": f"{call.tool.replace('_', ' ').capitalize()} {reservation_id or call.arguments['user_id']}",
+        "intent": f"{call.tool.replace('_', ' ').capitalize()} {whose}",
         "target": target,
     }
     if call.tool == "send_certificate":

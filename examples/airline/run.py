@@ -11,6 +11,7 @@ agents.tally.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections import Counter
@@ -128,7 +129,10 @@ def print_cases(decided: list[Decided], path: str) -> None:
 
 
 def main() -> None:
-    path = sys.argv[1] if len(sys.argv) > 1 else "agents.tally"
+    parser = argparse.ArgumentParser(description="Decide the imported sessions of an airline's agents again.")
+    help = "the ledger that `tally import chat FILE --outcome reward` wrote (default agents.tally)"
+    parser.add_argument("ledger", nargs="?", default="agents.tally", help=help)
+    path = parser.parse_args().ledger
     if not Path(path).exists():
         sys.exit(f"there is no {path}; make it with: tally import chat FILE --outcome reward")
     with Ledger.open(path, create=False) as ledger:

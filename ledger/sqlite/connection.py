@@ -39,6 +39,8 @@ WRITER_CACHE_KIB: Final = 16_384
 READER_CACHE_KIB: Final = 4_096
 #: What a ledger of one event needs on the disk while it is open, with its log and that log's index.
 NEW_LEDGER_BYTES: Final = 192 << 10
+#: What SQLite makes its shared memory larger by.
+_SHM_STEP_BYTES: Final = 32 << 10
 #: SQLite's locks and shared memory do not work reliably across these.
 NETWORK_FILESYSTEMS: Final = frozenset(
     "nfs nfs4 cifs smb3 smbfs afs coda 9p ceph lustre gfs2 davfs fuse.sshfs fuse.s3fs fuse.gcsfuse".split()
@@ -104,6 +106,9 @@ def _named(error: apsw.Error, where: str, timeout_s: float) -> StoreError:
         case apsw.CantOpenError():
             remedy = "check that its directory exists and may be written"
             return Unavailable(where, "cannot open the file", remedy)
+        case apsw.IOError() if _is_full(where):  # which SQLite does not say of the files beside a ledger
+            remedy = "free some space and try again"
+            return Unavailable(where, "the disk is full; nothing was stored", remedy)
         case apsw.IOError():
             return Unavailable(where, f"input/output error ({error})", "check the disk and `tally doctor`")
         case apsw.ConstraintError():
@@ -191,6 +196,13 @@ def _check_room(path: Path) -> None:
             raise Unavailable(str(path), "the disk is full; nothing was stored", remedy)
 
 
+def _is_full(where: str) -> bool:
+    """Whether the disk has less room than SQLite's smallest step."""
+    with suppress(OSError):
+        return shutil.disk_usage(Path(where).parent).free < _SHM_STEP_BYTES
+    return False
+
+
 def filesystem_type(path: Path) -> str | None:
     """The type of the file system that holds the path, where /proc tells; else None."""
     try:
@@ -264,9 +276,7 @@ def connect_writer(path: Path, *, create: bool, synchronous: str, timeout_s: flo
             raise in_place_of_a_ledger(path, LedgerNotFound(str(path)), lambda: not path.exists())
         _check_room(path)
     elif not os.access(path, os.W_OK):
-        raise Unavailable(
-            str(path), "the file is read-only", "check its permissions, or open it with read_only=True"
-        )
+        raise Unavailable(str(path), "the file is read-only", "check its permissions, or open it read-only")
     deadline = time.monotonic() + timeout_s
     while True:
         try:

@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .features import amount_usd, tokens_of
 from .policy import Policy
 from .redaction import redact
+from .request import DecisionRequest
 from .risk import failure_similarity, risk_signals, uncertainty
 from .stages import ENFORCE, EVALUATION_ORDER, DecisionVerdict
 
@@ -46,6 +47,15 @@ def recall(policy: Policy, question: Question, tenant_id: str | None, memory: Me
     return memory.recall(
         tenant_id, action_type, question.tokens, at, weigh=policy.weigh, weights=policy.weights_key
     )
+
+
+def asked_otherwise(request: DecisionRequest, policy: Policy) -> str | None:
+    """The field of `request.policy` that asks for another policy than this; None if none does."""
+    asked = request.policy
+    if asked is msgspec.UNSET:
+        return None
+    names = ("policy_id", "policy_version")
+    return next((n for n in names if getattr(asked, n) not in (msgspec.UNSET, getattr(policy, n))), None)
 
 
 def mode_of(policy: Policy, request: dict[str, Any]) -> str:

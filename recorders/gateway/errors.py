@@ -16,15 +16,18 @@ _PROBLEMS_SHOWN_MAX = 20
 class InvalidRequest(TallyError, ValueError):
     """A decision request that cannot be evaluated; nothing was recorded.
 
-    `path` names the offending place (`action.amount.value`, `evidence.scores[2]`).
+    `path` names the offending place (`action.amount.value`, `evidence.scores[2]`). `others` are what else is
+    wrong with it, each a line with its path.
     """
 
-    def __init__(self, path: str, problem: str, remedy: str = "") -> None:
+    def __init__(self, path: str, problem: str, remedy: str = "", others: Sequence[str] = ()) -> None:
         self.path = path
         self.problem = problem
         self.remedy = remedy
+        self.others = tuple(others)
         where = path if path == "request" else f"request: {path}"
-        super().__init__(f"{where}: {problem}" + (f"; {remedy}" if remedy else ""))
+        more = "".join(f"; {other}" for other in self.others[:_PROBLEMS_SHOWN_MAX])
+        super().__init__(f"{where}: {problem}" + (f"; {remedy}" if remedy else "") + more)
 
 
 class RequestConflict(TallyError):
@@ -99,7 +102,8 @@ class NotTrusted(TallyError):
         self.record = record
         reasons = ", ".join(record.reason_codes)
         failure = f" ({record.error})" if record.error else ""
-        super().__init__(f"{record.verdict}: {reasons}{failure}; decision {record.decision_id}")
+        where = f"decision {record.decision_id}" if record.recorded else "the decision is not recorded"
+        super().__init__(f"{record.verdict}: {reasons}{failure}; {where}")
 
 
 class NoSuchDecision(TallyError, LookupError):
@@ -116,7 +120,10 @@ class DecisionErased(TallyError, LookupError):
     def __init__(self, decision_id: str, seq: int) -> None:
         self.decision_id = decision_id
         self.seq = seq
-        super().__init__(f"the body of decision {decision_id} (event {seq}) was erased")
+        super().__init__(
+            f"the body of decision {decision_id} (event {seq}) was erased; "
+            f"`tally show {seq}` shows what is left"
+        )
 
 
 class DecisionAltered(TallyError):
@@ -128,7 +135,20 @@ class DecisionAltered(TallyError):
         self.problem = problem
         super().__init__(
             f"decision {decision_id} (event {seq}) was altered: {problem}; "
-            "nothing was recorded: run `tally verify`"
+            "nothing is answered from it, and nothing was recorded: run `tally verify`"
+        )
+
+
+class EventMissing(TallyError):
+    """An event that a decision names is not in the ledger: it was removed, or became another."""
+
+    def __init__(self, seq: int, kind: str, decision_id: str) -> None:
+        self.seq = seq
+        self.kind = kind
+        self.decision_id = decision_id
+        super().__init__(
+            f"event {seq}, the {kind} that decision {decision_id} names, is not in the ledger; "
+            "run `tally verify`"
         )
 
 

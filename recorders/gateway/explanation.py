@@ -15,7 +15,7 @@ from tallystick.events.gateway import Match, Query
 
 from .conditions import ABSENT, OPS, Facts, compile_condition, find, getter
 from .features import amount_usd
-from .policy import Policy, RuleDocument
+from .policy import Policy, RuleDocument, is_empty
 from .record import DecisionRecord
 from .stages import DecisionVerdict
 
@@ -149,11 +149,19 @@ def _almost(policy: Policy, record: DecisionRecord, facts: Facts) -> list[RuleEx
             stage=rule.stage,
             effect=rule.then.verdict,
             reasons=_meanings(policy, rule.then.reason_codes),
-            looks=[look for group in looks_of(policy, rule, facts) for look in group if not look.holds],
+            looks=[look for group in _nearest(policy, rule, facts) for look in group if not look.holds],
             missing=[],
         )
         for rule in trusting[:_ALMOST_MAX]
     ]
+
+
+def _nearest(policy: Policy, rule: RuleDocument, facts: Facts) -> list[list[Look]]:
+    """The conditions of a rule that did not fire; of alternatives the one of which the least is lacking."""
+    groups = looks_of(policy, rule, facts)
+    if rule.if_any is UNSET:
+        return groups
+    return [min(groups, key=lambda group: sum(not look.holds for look in group))]
 
 
 def looks_of(policy: Policy, rule: RuleDocument, facts: Facts) -> list[list[Look]]:
@@ -215,8 +223,7 @@ def _is_missing(facts: Facts, field: str) -> bool:
     root, _, rest = field.partition(".")
     if root != "evidence":
         return True
-    value = find(facts.evidence, rest.split("."))
-    return value is ABSENT or value in ("", [], {})
+    return is_empty(find(facts.evidence, rest.split(".")))
 
 
 def _missing(record: DecisionRecord, fired: list[RuleExplained], facts: Facts) -> Iterator[Query]:

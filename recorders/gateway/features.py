@@ -67,7 +67,7 @@ def weigher(weights: Mapping[str, int]) -> Callable[[str], int]:
     """The function from a token to its weight: that of its key, else 1."""
     if not weights:
         return lambda token: 1
-    return lambda token: weights.get(token[: token.index("=")].removesuffix("[]"), 1)
+    return lambda token: weights.get(token.partition("=")[0].removesuffix("[]"), 1)
 
 
 def _token(key: str, value: Any) -> str:

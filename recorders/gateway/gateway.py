@@ -28,7 +28,7 @@ from tallystick.projections.memory import memory_of
 
 from ..capture import text_of
 from ..session.records import iso_text, moment
-from .decision import abstention, decide_purely, question_of, recall
+from .decision import abstention, asked_otherwise, decide_purely, question_of, recall
 from .errors import (
     DecisionAltered,
     DecisionErased,
@@ -39,8 +39,8 @@ from .errors import (
     RequestConflict,
 )
 from .features import amount_usd, tokens_of
-from .policy import Policy, parse_cached, read_policy_text
-from .record import DecisionRecord, LogEntry, reading, record_of
+from .policy import Policy, PolicySource, policy_of
+from .record import SAID, DecisionRecord, LogEntry, log_entry, log_of, reading, record_of
 from .redaction import DEFAULT, STRICTNESS
 from .request import CheckedRequest, DecisionRequest, check_request
 from .stages import (
@@ -52,19 +52,11 @@ from .stages import (
 )
 from .ulid import RANDOM_BYTES, ulid
 
-PolicySource = Policy | str | os.PathLike[str]
 Request = DecisionRequest | dict[str, Any]
 
 SUMMARY_MAX: Final = 2000
 DATA_BYTES_MAX: Final = 64 * 1024
 _MESSAGE_MAX: Final = 2000
-#: Kind of what is said of a decision afterwards, by its type.
-_SAID: Final[dict[str, tuple[str, Any]]] = {
-    "outcome": (events.OUTCOME, events.DecisionOutcome),
-    "note": (events.NOTED, events.DecisionNoted),
-    "override": (events.OVERRIDDEN, events.DecisionOverridden),
-}
-_TYPES: Final = {events.LABELED: "label", **{kind: name for name, (kind, _) in _SAID.items()}}
 
 
 class _Made(NamedTuple):
@@ -78,8 +70,8 @@ class _Made(NamedTuple):
 class Gateway:
     """Decides requests under a policy, from what its ledger remembers. Safe to share between threads.
 
-    policy: a file's path, the YAML text (a str with a line break), or a `Policy`. A file is read again for
-    every decision, so a change counts at once. redaction: `default`, `strict` or `off`; the least that is
+    policy: a file's path, its YAML text, or a `Policy`. A file is read again for every decision, so a change
+    counts at once. redaction: `default`, `strict` or `off`; the least that is
     removed from what is recorded (a request may ask for more); by default the request's word, else `default`.
     clock (microseconds since 1970 UTC) and entropy make decision ids and times.
     """
@@ -105,12 +97,7 @@ class Gateway:
     @property
     def policy(self) -> Policy:
         """The policy as it is now. Raises PolicyNotFound, InvalidPolicy."""
-        source = self._source
-        if isinstance(source, Policy):
-            return source
-        if isinstance(source, str) and "\n" in source:
-            return parse_cached(source, "policy")
-        return parse_cached(read_policy_text(source), str(source))
+        return policy_of(self._source)
 
     # -- deciding ------------------------------------------------------------------------
 
@@ -131,7 +118,7 @@ class Gateway:
         except RequestConflict:
             raise
         except Exception as error:
-            return _unrecorded(checked, self._profile(checked.request), error)
+            return _abstained(checked, self._profile(checked.request), error)
 
     def guard(self, request: Request | str | bytes) -> DecisionRecord:
         """The decision on a request, if the action may go on; else NotTrusted, which carries the record.
@@ -245,17 +232,24 @@ class Gateway:
 
     # -- afterwards ----------------------------------------------------------------------
 
-    def record(self, decision_id: str) -> DecisionRecord:
+    def record(self, decision_id: str, *, as_stored: bool = False) -> DecisionRecord:
         """The record as it was answered, with what was said of it since in `decision_event_log`.
 
-        Raises NoSuchDecision, DecisionErased, and MalformedEvent for what was altered beyond reading.
+        as_stored: an altered one, too, as far as it can be read; for who shows it, and says that it was
+        altered. Raises NoSuchDecision, DecisionErased, DecisionAltered, and MalformedEvent for what was
+        altered beyond reading.
         """
         event, body = self._recorded(decision_id)
-        log = [
-            log_entry(said) for said in self.ledger.read(event.seq, stream=event.stream) if not said.erased
-        ]
+        rows = list(self.ledger.rows(event.seq - 1, stream=event.stream))
+        if not as_stored:
+            problem_of = OwnHashes().problem
+            for row in rows:
+                problem = problem_of(row)
+                if problem is not None:
+                    raise DecisionAltered(decision_id, row.seq, problem)
+        log = log_of(map(Event.from_row, rows))
         with reading(event.seq):
-            return record_of(body, [entry for entry in log if entry is not None]).noting(_receipt(event))
+            return record_of(body, log).noting(_receipt(event))
 
     def label(self, decision_id: str, label: Label | str, summary: str = "") -> LogEntry:
         """Say how a decision turned out: `failure`, `success` or `near_miss`; later ones are judged by it.
@@ -349,13 +343,11 @@ class Gateway:
             if unknown:
                 raise InvalidDecisionEvent(f"data.{unknown[0]}", "unknown field", "give label and summary")
             return self.label(decision_id, data.get("label", ""), data.get("summary", ""))
-        if type not in _SAID:
-            raise InvalidDecisionEvent(
-                "type", f"{type!r} is no type", f"use one of label, {', '.join(_SAID)}"
-            )
+        if type not in SAID:
+            raise InvalidDecisionEvent("type", f"{type!r} is no type", f"use one of label, {', '.join(SAID)}")
         decision, _ = self._recorded(decision_id)
         self._check_unaltered(decision, decision_id)
-        kind, struct = _SAID[type]
+        kind, struct = SAID[type]
         body = struct(decision_id=decision_id, decision_seq=decision.seq, data=data)
         return self._say(NewEvent(kind=kind, body=body, stream=decision.stream))
 
@@ -378,12 +370,12 @@ class Gateway:
         with reading(event.seq):
             return event, msgspec.convert(event.body, events.DecisionRecorded)
 
-    def _check_unaltered(self, decision: Event, decision_id: str | None) -> None:
+    def _check_unaltered(self, decision: Event, decision_id: str) -> None:
         """Refuse an event that does not match its hashes: memory must not learn what was never decided."""
         row = next(self.ledger.rows(decision.seq - 1, before=decision.seq + 1))
         problem = OwnHashes().problem(row)
         if problem is not None:
-            raise DecisionAltered(str(decision_id), decision.seq, problem)
+            raise DecisionAltered(decision_id, decision.seq, problem)
 
 
 def decide(
@@ -399,16 +391,24 @@ def decide(
     """
     if isinstance(ledger, Ledger):
         return Gateway(ledger, policy, redaction=redaction).decide(request)
-    checked = check_request(request)
+    check_request(request)
     try:
         opened = Ledger.open(Path(ledger), create=False)
     except Exception as error:
-        return _unrecorded(checked, _profile(checked.request, redaction), error)
+        return unrecorded(request, error, redaction=redaction)
     with opened:
         return Gateway(opened, policy, redaction=redaction).decide(request)
 
 
-def _unrecorded(checked: CheckedRequest, redaction: str, error: Exception) -> DecisionRecord:
+def unrecorded(
+    request: Request | str | bytes, error: Exception, *, redaction: str | None = None
+) -> DecisionRecord:
+    """ABSTAIN, STORAGE_UNAVAILABLE: the answer where no ledger can be opened. Raises InvalidRequest."""
+    checked = check_request(request)
+    return _abstained(checked, _profile(checked.request, redaction), error)
+
+
+def _abstained(checked: CheckedRequest, redaction: str, error: Exception) -> DecisionRecord:
     """ABSTAIN, because whatever was decided could not be recorded."""
     decision = abstention(checked.plain, checked.jcs, STORAGE_UNAVAILABLE, redaction=redaction)
     return record_of(_body(decision, error, wall_clock(), os.urandom)).noting(None, error)
@@ -452,12 +452,9 @@ def _receipt(event: Event) -> Receipt:
 
 def _check_asked(request: DecisionRequest, policy: Policy) -> None:
     """Refuse to decide under another policy than the one that the request asks for. Raises PolicyNotAsked."""
-    if request.policy is msgspec.UNSET:
-        return
-    for field in ("policy_id", "policy_version"):
-        asked, have = getattr(request.policy, field), getattr(policy, field)
-        if asked is not msgspec.UNSET and asked != have:
-            raise PolicyNotAsked(field, asked, have)
+    field = asked_otherwise(request, policy)
+    if field is not None:
+        raise PolicyNotAsked(field, getattr(request.policy, field), getattr(policy, field))
 
 
 def _registration(policy: Policy, stream: str, key: str) -> NewEvent:
@@ -482,22 +479,3 @@ def _check_data(data: object) -> None:
         canonical.encode(data, "data", DATA_BYTES_MAX)
     except InvalidEvent as error:
         raise InvalidDecisionEvent(error.path, error.problem, error.remedy or "give JSON") from None
-
-
-def log_entry(event: Event) -> LogEntry | None:
-    """The log entry of an event of a decision's stream; None for one that says nothing of it.
-
-    Raises MalformedEvent if its body is not as expected.
-    """
-    kind: Any = _TYPES.get(event.kind)
-    if kind is None:
-        return None
-    body: Any
-    with reading(event.seq):
-        if kind == "label":
-            body = msgspec.convert(event.body, events.DecisionLabeled)
-            data = {"label": body.label, "summary": body.summary}
-        else:
-            body = msgspec.convert(event.body, _SAID[kind][1])
-            data = body.data
-    return LogEntry(event_id=f"evt_{event.seq}", at=iso_text(event.time), type=kind, data=data)

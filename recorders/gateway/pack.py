@@ -29,7 +29,7 @@ from tallystick.ledger.walk import OwnHashes
 
 from .errors import BadPack, InvalidPolicy
 from .policy import parse_cached
-from .record import DecisionRecord, record_of
+from .record import DecisionRecord, log_of, record_of
 
 RECORD: Final = "record.json"
 REQUEST: Final = "request.json"
@@ -50,7 +50,7 @@ _REQUIRED: Final = tuple(name for name in MEMBERS_BYTES_MAX if name != POLICY)
 PACK_BYTES_MAX: Final = 40 << 20
 EVENTS_MAX: Final = 100_000
 
-#: The earliest time that a zip file can hold: the same pack is the same bytes, whenever it is made.
+#: The earliest time that a zip file can hold.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE: Final = 0o100644 << 16
 _UNIX: Final = 3
@@ -96,6 +96,15 @@ Events
 {events}
 """
 
+_HOW: Final = "How to check it\n"
+#: Stands before that only where something was erased.
+_ERASED: Final = """\
+Erased since
+  The bodies of these events: {erased}. What follows from them cannot be derived again, and a replay says so.
+  Each ledger.body_erased among the events records that a body was erased, and why.
+
+"""
+
 
 class Pack(NamedTuple):
     """One decision and what proves it. `rows` are in the order of their seqs; `head` names the ledger.
@@ -122,10 +131,7 @@ class Pack(NamedTuple):
         # Not deflated: what that gives depends on the library's version.
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
             for name, data in members.items():
-                info = zipfile.ZipInfo(name, _DATE)
-                info.create_system = _UNIX
-                info.external_attr = _REGULAR_FILE
-                archive.writestr(info, data)
+                archive.writestr(zip_entry(name), data)
         return buffer.getvalue()
 
     def document(self) -> dict[str, Any]:
@@ -147,7 +153,9 @@ class Pack(NamedTuple):
         policy = record.policy
         body = msgspec.json.decode(recorded.body or b"", type=events.DecisionRecorded)
         removed = ", ".join(body.derived.redacted)
-        return _README.format(
+        erased = [str(row.seq) for row in self.rows if row.body is None]
+        wording = _README.replace(_HOW, _ERASED + _HOW) if erased else _README
+        return wording.format(
             decision_id=record.decision_id,
             verdict=record.verdict.value,
             reasons=", ".join(record.reason_codes),
@@ -157,8 +165,17 @@ class Pack(NamedTuple):
             else "which it had none of",
             seq=recorded.seq,
             hash=recorded.hash.hex(),
+            erased=", ".join(erased),
             events="\n".join(f"  {row.seq:>10}  {row.hash.hex()}  {row.kind}" for row in self.rows),
         )
+
+
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """An entry of a zip file that is the same whenever, and on whatever system, it is made."""
+    info = zipfile.ZipInfo(name, _DATE)
+    info.create_system = _UNIX
+    info.external_attr = _REGULAR_FILE
+    return info
 
 
 class Contradiction(NamedTuple):
@@ -336,12 +353,8 @@ def _of_decision(pack: Pack) -> Iterator[Contradiction]:
         return
     try:
         body = msgspec.json.decode(recorded[0].body, type=events.DecisionRecorded)
-        log = [
-            _logged(row)
-            for row in pack.rows
-            if row.seq > recorded[0].seq and row.stream == recorded[0].stream
-        ]
-        expected = record_of(body, [entry for entry in log if entry is not None])
+        since = (row for row in pack.rows if row.seq > recorded[0].seq and row.stream == recorded[0].stream)
+        expected = record_of(body, log_of(map(Event.from_row, since)))
     except (msgspec.MsgspecError, TallyError, KeyError, TypeError, ValueError) as error:
         yield Contradiction(EVENTS, f"event {recorded[0].seq}: its body is not as expected ({error})")
         return
@@ -352,12 +365,6 @@ def _of_decision(pack: Pack) -> Iterator[Contradiction]:
         yield Contradiction(RECORD, f"{name} is not what event {recorded[0].seq} recorded")
     if pack.request != body.derived.request:
         yield Contradiction(REQUEST, f"is not what event {recorded[0].seq} recorded")
-
-
-def _logged(row: Row) -> Any:
-    from .gateway import log_entry
-
-    return None if row.body is None else log_entry(Event.from_row(row))
 
 
 def _of_policy(pack: Pack) -> Iterator[Contradiction]:

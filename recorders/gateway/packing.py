@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 import msgspec
 
 from tallystick.events import gateway as events
+from tallystick.ledger import records
+from tallystick.ledger.errors import MalformedEvent
 from tallystick.ledger.event import Event, Head, Row
 from tallystick.ledger.ledger import Ledger
-from tallystick.projections.memory import memory_of
+from tallystick.projections.memory import FAILURE, memory_of
 
 from .decision import question_of, recall
-from .errors import DecisionErased, NoSuchDecision
-from .gateway import log_entry
+from .errors import DecisionErased, EventMissing, NoSuchDecision
 from .pack import Pack
 from .policy import parse_cached
-from .record import reading, record_of
+from .record import log_of, reading, record_of
 
 
 def collect(ledger: Ledger, decision_id: str, head: Head | None = None) -> Pack:
-    """The pack of a decision, as of a head (default the ledger's own). Raises NoSuchDecision, DecisionErased.
+    """The pack of a decision, as of a head (default the ledger's own).
 
     It holds `ledger.created`, the policy's `policy.registered`, the `memory.added` of every match and of the
     failure most like it, the `decision.recorded`, and what was said of it since. Erased ones are among them,
-    without their bodies.
+    without their bodies, and each `ledger.body_erased` that records it.
+    Raises NoSuchDecision, DecisionErased, EventMissing, MalformedEvent.
     """
     stream = events.decision_stream(decision_id)
     head = ledger.head() if head is None else head
@@ -34,16 +39,27 @@ def collect(ledger: Ledger, decision_id: str, head: Head | None = None) -> Pack:
         raise DecisionErased(decision_id, recorded.seq)
     with reading(recorded.seq):
         body = msgspec.json.decode(recorded.body, type=events.DecisionRecorded)
-    log = [log_entry(Event.from_row(row)) for row in rows if row.body is not None]
+    log = log_of(map(Event.from_row, rows))
     with reading(recorded.seq):
-        record = record_of(body, [entry for entry in log if entry is not None])
+        record = record_of(body, log)
     registration = registration_of(ledger, body.derived.policy.policy_hash)
     text = policy_text(registration)
-    proof = {row.seq: row for row in (next(ledger.rows(limit=1)), *rows)}
+    created = next(ledger.rows(before=2), None)
+    if created is None:
+        raise EventMissing(1, "ledger.created", decision_id)
+    proof = {row.seq: row for row in (created, *rows)}
     if registration is not None:
         proof[registration.seq] = registration
-    for seq in _remembered(ledger, body.derived, record.request.tenant_id, text):
-        proof[seq] = next(ledger.rows(seq - 1, before=seq + 1))
+    for memory_id in _remembered(ledger, body.derived, record.request.tenant_id, text):
+        seq = events.memory_seq(memory_id)
+        if seq is None:
+            raise MalformedEvent(recorded.seq, f"there is no memory item {memory_id[:40]!r}, which it names")
+        item = memory_item(ledger, memory_id)
+        if item is None:
+            raise EventMissing(seq, events.MEMORY_ADDED, decision_id)
+        proof[item.seq] = item
+    erased = {row.seq for row in proof.values() if row.body is None}
+    proof.update((row.seq, row) for row in erasures_of(ledger, erased, head))
     return Pack(
         record=record,
         request=body.derived.request,
@@ -79,16 +95,41 @@ def registration_of(ledger: Ledger, policy_hash: str | None) -> Row | None:
 
 def _remembered(
     ledger: Ledger, decision: events.Decision, tenant_id: str | None, text: str | None
-) -> set[int]:
-    """The seqs of the memory items that counted."""
+) -> set[str]:
+    """The memory ids of the items that counted."""
     similarity, snapshot = decision.risk_signals.failure_similarity, decision.determinism.memory_snapshot
-    seqs = {int(match.memory_id.removeprefix("mem_")) for match in similarity.top_k}
-    among = any(match.label == "failure" for match in similarity.top_k)
+    ids = {match.memory_id for match in similarity.top_k}
+    among = any(match.label == FAILURE for match in similarity.top_k)
     if similarity.numerator and not among and snapshot is not None and text is not None:
         # The failure that counted is less like it than the five best of other labels.
         policy = parse_cached(text, "policy")
         head = Head(snapshot.seq, bytes.fromhex(snapshot.hash))
         found = recall(policy, question_of(policy, decision.request), tenant_id, memory_of(ledger), head)
-        if found.failure is not None:
-            seqs.add(int(found.failure.memory_id.removeprefix("mem_")))
-    return seqs
+        failure = found.failure
+        if failure is not None:
+            ids.add(failure.memory_id)
+        if failure is None or (failure.numerator, failure.denominator) != (
+            similarity.numerator,
+            similarity.denominator,
+        ):  # it was erased: one of those that were
+            stream = events.memory_stream(tenant_id, decision.request["action"]["type"])
+            rows = ledger.rows(before=head.seq + 1, stream=stream, kinds=[events.MEMORY_ADDED])
+            ids.update(events.memory_id(row.seq) for row in rows if row.body is None)
+    return ids
+
+
+def erasures_of(ledger: Ledger, erased: set[int], head: Head) -> Iterator[Row]:
+    """The records of the erasures of these events, up to a head."""
+    kinds = [records.BODY_ERASED]
+    rows = ledger.rows(before=head.seq + 1, stream=records.STREAM, kinds=kinds) if erased else ()
+    for row in rows:
+        with suppress(msgspec.MsgspecError, ValueError):
+            if msgspec.json.decode(row.body or b"", type=records.BodyErased).seq in erased:
+                yield row
+
+
+def memory_item(ledger: Ledger, memory_id: str) -> Row | None:
+    """The `memory.added` with this memory id, or None: no other event gets into a pack by its number."""
+    seq = events.memory_seq(memory_id)
+    row = None if seq is None else next(ledger.rows(seq - 1, before=seq + 1), None)
+    return row if row is not None and row.kind == events.MEMORY_ADDED else None

@@ -7,6 +7,7 @@ of the parsed document, so that comments and layout do not make another policy.
 from __future__ import annotations
 
 import os
+import stat
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -26,6 +27,11 @@ SCHEMA_VERSION: Final = "policy.v0"
 STARTER_POLICY: Final = Path(__file__).with_name("starter_policy.yaml")
 #: Requests and what the starter policy says to them, a JSON object a line.
 STARTER_VECTORS: Final = Path(__file__).with_name("starter_vectors.jsonl")
+#: Characters that show nothing, spelled out: what is blank must not depend on a version of Unicode.
+_BLANK: Final = (
+    "".join(map(chr, [*range(0x21), *range(0x7F, 0xA1), *range(0x2000, 0x2010), *range(0x2028, 0x2030)]))
+    + "\u00ad\u1680\u180e\u202f\u205f\u2060\u3000\u3164\ufeff"
+)
 _Verdict = Literal["TRUST", "ABSTAIN", "ESCALATE", "QUERY"]
 _Stage = Literal["REQUIREMENTS", "HARD_BLOCKS", "ESCALATIONS", "TRUST_PATHS"]
 _ReasonCode = Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9_]{0,99}$(?!\n)")]
@@ -200,9 +206,9 @@ class Policy:
         try:
             raw = read_yaml(text)
         except Unreadable as error:
-            raise InvalidPolicy(
-                source, [PolicyProblem("", f"line {fault.line}", fault.problem) for fault in error.faults]
-            ) from None
+            faults = [PolicyProblem("", f"line {fault.line}", fault.problem) for fault in error.faults]
+            more = [] if error.value is None else check_document(error.value)
+            raise InvalidPolicy(source, [*faults, *more]) from None
         problems = check_document(raw)
         if problems:
             raise InvalidPolicy(source, problems)
@@ -224,9 +230,7 @@ class Policy:
 
     def evidence_missing(self, facts: Facts) -> bool:
         """Whether evidence that the action type requires is missing or empty."""
-        return any(
-            _is_empty(find(facts.evidence, path)) for path in self._required.get(facts.action_type, ())
-        )
+        return any(is_empty(find(facts.evidence, path)) for path in self._required.get(facts.action_type, ()))
 
     def _compiled(self, rule: RuleDocument) -> Rule:
         groups, hold = ([rule.if_], all) if rule.if_ is not UNSET else (rule.if_all, all)
@@ -270,8 +274,12 @@ class Policy:
 def read_policy_text(path: str | os.PathLike[str]) -> str:
     """The text of a policy file. Raises PolicyNotFound, InvalidPolicy."""
     try:
-        with open(path, "rb") as file:
+        # A named pipe without a writer must not be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            os.set_blocking(file.fileno(), True)
             data = file.read(MAX_BYTES + 1)
+            if not data and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise PolicyNotFound(str(path), "is a pipe that nothing was written to")
     except OSError as error:
         raise PolicyNotFound(str(path), f"cannot be read ({error.strerror or error})") from None
     try:
@@ -290,6 +298,19 @@ def _too_large(source: str) -> str:
 def parse_cached(text: str, source: str) -> Policy:
     """As `Policy.parse`, which is not asked twice about the same text while it is remembered."""
     return Policy.parse(text, source)
+
+
+#: A policy, the path of its file, or its YAML text (a str with a line break).
+PolicySource = Policy | str | os.PathLike[str]
+
+
+def policy_of(source: PolicySource) -> Policy:
+    """The policy that is given, or named, or written out. Raises PolicyNotFound, InvalidPolicy."""
+    if isinstance(source, Policy):
+        return source
+    if isinstance(source, str) and "\n" in source:
+        return parse_cached(source, "policy")
+    return Policy.load(source)
 
 
 def _given(value: Any, default: Any) -> Any:
@@ -314,6 +335,11 @@ def _action_types(when: When | UnsetType) -> frozenset[str] | None:
     return frozenset([when.action_type] if when.action_type is not UNSET else _given(when.action_type_in, []))
 
 
-def _is_empty(value: Any) -> bool:
-    """Whether required evidence counts as not given: absent, or an empty text, list or object."""
-    return not value if isinstance(value, str | list | dict) else not isinstance(value, bool | int | float)
+def is_empty(value: Any) -> bool:
+    """Whether required evidence counts as not given: absent, null, blank text, an empty list or object.
+
+    `false` and 0 are answers.
+    """
+    if isinstance(value, str):
+        return not value.strip(_BLANK)
+    return not value if isinstance(value, list | dict) else not isinstance(value, bool | int | float)

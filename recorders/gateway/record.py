@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Final, Literal, Self, cast
 
@@ -11,14 +11,22 @@ from msgspec import UNSET, Meta, UnsetType
 
 from tallystick.events import gateway as events
 from tallystick.ledger.errors import MalformedEvent, TallyError
-from tallystick.ledger.event import Receipt
+from tallystick.ledger.event import Event, Receipt
 
+from ..session.records import iso_text
 from .request import DecisionRequest, Mode, Trace
 from .stages import ADVISORY, DecisionVerdict
 
 SCHEMA_VERSION: Final = "decision_record.v0"
 #: Where `extensions` says why the gateway could not decide.
 ERROR: Final = "error"
+#: Kind and body of what apps say of a decision afterwards, by its type; labels have their own call.
+SAID: Final[Mapping[str, tuple[str, Any]]] = {
+    "outcome": (events.OUTCOME, events.DecisionOutcome),
+    "note": (events.NOTED, events.DecisionNoted),
+    "override": (events.OVERRIDDEN, events.DecisionOverridden),
+}
+_TYPES: Final = {events.LABELED: "label", **{kind: name for name, (kind, _) in SAID.items()}}
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,8 +143,32 @@ def reading(seq: int) -> Iterator[None]:
         yield
     except TallyError:
         raise
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MalformedEvent(seq, str(error)) from None
+
+
+def log_entry(event: Event) -> LogEntry | None:
+    """The log entry of an event of a decision's stream; None for one that says nothing of it.
+
+    Raises MalformedEvent if its body is not as expected, or no calendar has its time.
+    """
+    kind: Any = _TYPES.get(event.kind)
+    if kind is None or event.erased:
+        return None
+    body: Any
+    with reading(event.seq):
+        if kind == "label":
+            body = msgspec.convert(event.body, events.DecisionLabeled)
+            data = {"label": body.label, "summary": body.summary}
+        else:
+            body = msgspec.convert(event.body, SAID[kind][1])
+            data = body.data
+        return LogEntry(event_id=f"evt_{event.seq}", at=iso_text(event.time), type=kind, data=data)
+
+
+def log_of(said: Iterable[Event]) -> list[LogEntry]:
+    """The log entries among events of a decision's stream. Raises MalformedEvent."""
+    return [entry for entry in map(log_entry, said) if entry is not None]
 
 
 def record_of(body: events.DecisionRecorded, log: list[LogEntry] | UnsetType = UNSET) -> DecisionRecord:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..capture import pointer_token
+
 OFF: Final = "off"
 DEFAULT: Final = "default"
 STRICT: Final = "strict"
@@ -45,7 +47,7 @@ def _without_sensitive(value: Any, pointer: str, removed: list[str]) -> Any:
         return value
     kept: dict[str, Any] = {}
     for name, item in value.items():
-        inside = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+        inside = f"{pointer}/{pointer_token(name)}"
         if name.casefold() in SENSITIVE:
             removed.append(inside)
         else:

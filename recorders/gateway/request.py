@@ -7,9 +7,11 @@ thing that is wrong. What is not understood is refused: a request decides whethe
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -29,7 +31,17 @@ TAGS_MAX: Final = 64
 
 #: `$` alone would let a line feed at the end pass.
 _NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$(?!\n)"
-_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
+#: What shows nothing, or changes how its neighbours show: Cf, Zl, Zp, and Zs but for the plain space;
+#: fillers, joiners and variation selectors, too. Spelled out, so that an id is one under any Unicode.
+_INVISIBLE: Final = (
+    r"\u00a0\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5"
+    r"\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+    # Beyond U+FFFF as they are: dialects of patterns escape those differently.
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+#: Two ids that look the same are the same, as far as characters that cannot be seen go.
+_VISIBLE: Final = rf"^(?! )[^\x00-\x1f\x7f-\x9f{_INVISIBLE}]*(?<! )$(?!\n)"
+_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_VISIBLE)]
 _Line = Annotated[str, Meta(max_length=2000, pattern=_NO_CONTROLS)]
 _Text = Annotated[str, Meta(min_length=1, max_length=16_000)]
 _ActionType = Annotated[str, Meta(max_length=128, pattern=r"^[a-z0-9][a-z0-9_]*(\.[a-z0-9_]+)+$(?!\n)")]
@@ -249,7 +261,10 @@ def check_request(request: DecisionRequest | dict[str, Any] | str | bytes) -> Ch
     try:
         struct = msgspec.convert(plain, DecisionRequest)
     except msgspec.ValidationError as error:
-        raise _named(str(error)) from None
+        first = _named(str(error))
+        found = [each for each in _all_problems(plain, DecisionRequest, "") if each.path != first.path]
+        others = [f"{each.path}: {each.problem}" for each in found]
+        raise InvalidRequest(first.path, first.problem, others=others) from None
     _check_tenant(struct)
     _check_context(struct.context, plain["context"])
     _check_amount(struct, plain)
@@ -294,7 +309,23 @@ def _parsed(text: str | bytes) -> object:
     except (msgspec.MsgspecError, ValueError) as error:
         if isinstance(error, InvalidRequest):
             raise
+        _refuse_numbers(text)
         raise InvalidRequest("request", f"is no JSON ({error})") from None
+
+
+def _refuse_numbers(data: str | bytes) -> None:
+    """Raise InvalidRequest with the path of a number that no reader of JSON can hold, such as 1e999."""
+
+    def refuse(text: str) -> None:
+        raise ValueError(f"{text} is no JSON")
+
+    try:
+        canonical.encode(json.loads(data, parse_constant=refuse), "request", 4 * MAX_BYTES)
+    except InvalidEvent as error:
+        path = error.path.removeprefix("request.")
+        raise InvalidRequest(path, "a number beyond what readers of JSON can hold") from None
+    except (ValueError, RecursionError):
+        return
 
 
 def deeper_than(value: Any, levels: int) -> bool:
@@ -313,6 +344,7 @@ _FIELD: Final = re.compile(
     r"Object (?P<what>contains unknown|missing required) field `(?P<field>.*)`", re.DOTALL
 )
 _FORM: Final = re.compile(r"Expected `str` matching regex .*", re.DOTALL)
+_UNSEEN: Final = "control characters, line breaks, invisible characters and blanks at an end are not allowed"
 _FORMS: Final = {
     "action.type": "expected dotted lower-case words, such as support.refund",
     "action.amount.currency": "expected a currency of three letters, such as USD",
@@ -320,18 +352,64 @@ _FORMS: Final = {
 }
 
 
-def _named(message: str) -> InvalidRequest:
-    """msgspec's message with its path in front."""
+def _all_problems(value: Any, kind: Any, path: str) -> Iterator[InvalidRequest]:
+    """Everything in a value that is not as its type asks, field by field."""
+    parts = [part for part in get_args(kind) or (kind,) if isinstance(part, type)]
+    struct = next((part for part in parts if issubclass(part, msgspec.Struct)), None)
+    if struct is None or not isinstance(value, dict):
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            yield _named(str(error), path)
+        return
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    for name in value:
+        inner = f"{path}.{name}" if path else name
+        if name in fields:
+            yield from _all_problems(value[name], fields[name].type, inner)
+        else:
+            yield InvalidRequest(_cut(inner), "unknown field")
+    for name, field in fields.items():
+        if field.required and name not in value:
+            yield InvalidRequest(f"{path}.{name}" if path else name, "missing")
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= 120 else path[:117] + "..."
+
+
+def _choices_of(kind: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The path of each field that takes one of some words, and those words."""
+    for part in get_args(kind) or (kind,):
+        if get_origin(part) is Literal:
+            yield path, ", ".join(get_args(part))
+        elif isinstance(part, type) and issubclass(part, msgspec.Struct):
+            for field in msgspec.structs.fields(part):
+                yield from _choices_of(field.type, f"{path}.{field.name}" if path else field.name)
+    if get_origin(kind) is Literal:
+        yield path, ", ".join(get_args(kind))
+
+
+_CHOICES: Final = dict(_choices_of(DecisionRequest))
+_CHOICE: Final = re.compile(r"Invalid enum value (?P<value>.*)", re.DOTALL)
+
+
+def _named(message: str, within: str = "") -> InvalidRequest:
+    """msgspec's message with its path in front; `within` is the path of what was looked at."""
     match = _AT.fullmatch(message)
     assert match is not None
-    path, problem = (match["path"] or "").lstrip("."), match["problem"]
+    path, problem = within + (match["path"] or ""), match["problem"]
+    path = path.lstrip(".")
+    choice = _CHOICE.fullmatch(problem)
+    if choice is not None and path in _CHOICES:
+        return InvalidRequest(path, f"{choice['value'][:80]} is none of {_CHOICES[path]}")
     field = _FIELD.fullmatch(problem)
     if field is not None:
         name = field["field"] if len(field["field"]) <= 80 else field["field"][:77] + "..."
         path = f"{path}.{name}" if path else name
         problem = "missing" if field["what"] == "missing required" else "unknown field"
     elif _FORM.fullmatch(problem):
-        problem = _FORMS.get(path, "control characters and line breaks are not allowed")
+        problem = _FORMS.get(path, _UNSEEN)
     else:
         problem = problem[:1].lower() + problem[1:].replace("`", "")
     return InvalidRequest(path or "request", problem)

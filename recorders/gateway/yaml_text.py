@@ -24,6 +24,8 @@ from tallystick.ledger.canonical import MAX_INTEGER
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 20
 MAX_NODES: Final = 20_000
+#: Anchors and aliases that are named one by one.
+_REFERENCES_NAMED_MAX: Final = 3
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 #: YAML 1.2, section 10.3.2: the core schema.
@@ -50,10 +52,14 @@ class Fault(NamedTuple):
 
 
 class Unreadable(Exception):
-    """The text is not in the subset; `faults` are all that were found."""
+    """The text is not in the subset; `faults` are all that were found.
 
-    def __init__(self, faults: list[Fault]) -> None:
+    `value` is what it says as far as it could be read, or None; a number at fault stands in it as 0.
+    """
+
+    def __init__(self, faults: list[Fault], value: Any = None) -> None:
         self.faults = faults
+        self.value = value
         super().__init__("; ".join(map(str, faults)))
 
 
@@ -69,9 +75,9 @@ def read_yaml(text: str) -> Any:
     try:
         value = reader.document()
     except yaml.YAMLError as error:
-        raise Unreadable([*reader.faults, _syntax_fault(error)]) from None
+        raise Unreadable([*reader.all_faults(), _syntax_fault(error)]) from None
     if reader.faults:
-        raise Unreadable(reader.faults)
+        raise Unreadable(reader.all_faults(), None if reader.references else value)
     return value
 
 
@@ -95,9 +101,17 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.faults: list[Fault] = []
+        #: Lines with an anchor or an alias.
+        self.references: list[int] = []
         self._events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self._implicit = yaml.SafeLoader("")
         self._nodes = 0
+
+    def all_faults(self) -> list[Fault]:
+        """The faults, with how many anchors and aliases were not named one by one."""
+        more = self.references[_REFERENCES_NAMED_MAX:]
+        told = [Fault(more[0], f"and {len(more):,} more anchors and aliases")] if more else []
+        return [*self.faults, *told]
 
     def document(self) -> Any:
         next(self._events)  # the stream's start
@@ -116,10 +130,10 @@ class _Reader:
         if self._nodes > MAX_NODES:
             raise _Stop(Fault(_line(event), f"more than {MAX_NODES:,} values"))
         if isinstance(event, yaml.AliasEvent):
-            self._fault(event, f"the alias *{event.anchor}; write the value again")
+            self._reference(event, f"the alias *{event.anchor}; write the value again")
             return None
         if event.anchor is not None:
-            self._fault(event, f"the anchor &{event.anchor}; anchors and aliases are not allowed")
+            self._reference(event, f"the anchor &{event.anchor}; anchors and aliases are not allowed")
         if event.tag is not None:
             self._fault(event, f"the tag {event.tag}; tags are not allowed")
         if isinstance(event, yaml.ScalarEvent):
@@ -160,18 +174,29 @@ class _Reader:
         if number is not None and not is_text:
             return self._number(event, text, whole=not (number[1] or number[2]))
         if number is not None or not is_text or _YAML_1_2_NUMBER.fullmatch(text):
-            self._fault(event, f"{text[:40]!r} means different things to different readers of YAML; quote it")
+            is_word = number is None and not _YAML_1_2_NUMBER.fullmatch(text) and not text[:1].isdigit()
+            remedy = "quote it" if is_word else "write a plain number, or quote it if it is text"
+            problem = f"{text[:40]!r} means different things to different readers of YAML; {remedy}"
+            self._fault(event, problem)
+            return text if is_word else 0
         return text
 
     def _number(self, event: Any, text: str, *, whole: bool) -> int | float:
         if len(text) > 40:
-            self._fault(event, "a number of more than 40 characters; quote it if it is text")
+            self._fault(event, "a number of more than 40 characters; shorten it, or quote it if it is text")
             return 0
         value = int(text) if whole else float(text)
         if not math.isfinite(value) or (whole and abs(value) > MAX_INTEGER):
-            self._fault(event, f"the number {text} is beyond what readers of JSON can hold; quote it")
+            problem = f"the number {text} is beyond what readers of JSON can hold"
+            self._fault(event, f"{problem}; give a smaller one, or quote it if it is text")
             return 0
         return value
+
+    def _reference(self, event: Any, problem: str) -> None:
+        """A fault that a text built to explode has by the thousand."""
+        self.references.append(_line(event))
+        if len(self.references) <= _REFERENCES_NAMED_MAX:
+            self._fault(event, problem)
 
     def _fault(self, event: Any, problem: str) -> None:
         self.faults.append(Fault(_line(event), problem))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from requests_to_decide import refund
 
 from tallystick import Ledger
+from tallystick.ledger.errors import Unavailable
 
 Tally = Callable[..., Any]
 
@@ -40,7 +42,8 @@ def test_trust_exits_0_and_is_recorded(tally: Tally) -> None:
     assert ["verdict", "TRUST"] in cells
     assert ["reason", "REFUND_SMALL"] in cells
     assert ["rule", "refund-small (TRUST)"] in cells
-    assert ["policy", "support-starter 1"] in cells
+    [policy] = [cell for name, cell in cells if name == "policy"]
+    assert re.fullmatch("support-starter 1 sha256:[0-9a-f]{12}…", policy)
     assert decided() == 1
 
 
@@ -128,17 +131,20 @@ def test_a_bad_request_exits_2_and_nothing_is_recorded(tally: Tally, stdin: byte
     assert decided() == 0
 
 
-def test_a_bad_or_missing_policy_exits_2_and_nothing_is_recorded(tally: Tally) -> None:
+def test_a_bad_or_missing_policy_exits_2_and_the_abstention_is_recorded(tally: Tally) -> None:
+    """D1: as from Python."""
     Path("bad.yml").write_text(Path("policy.yml").read_text().replace("refund_alone_max_usd: 50", ""))
-    bad = tally("decide", "--in", "-", "--policy", "bad.yml", stdin=data(refund()))
-    assert bad.status == 2
+    bad = tally("decide", "--in", "-", "--json", "--policy", "bad.yml", stdin=data(refund()))
+    assert (bad.status, bad.json["reason_codes"]) == (2, ["POLICY_UNAVAILABLE"])
     assert "no threshold is named '$refund_alone_max_usd'" in bad.err
     assert tally("decide", "--in", "-", "--policy", "none.yml", stdin=data(refund())).status == 2
     Path("policy.yml").unlink()
     missing = tally("decide", "--in", "-", stdin=data(refund()))
     assert missing.status == 2
+    assert missing.out.startswith("verdict\tABSTAIN\n")
     assert "there is no policy.yml; `tally init` writes a policy to start from" in missing.err
-    assert decided() == 0
+    assert decided() == 3
+    assert tally("replay").status == 0
 
 
 def test_the_policy_is_the_one_beside_the_ledger(tally: Tally) -> None:
@@ -152,9 +158,53 @@ def test_the_policy_is_the_one_beside_the_ledger(tally: Tally) -> None:
 
 def test_no_ledger_is_made(tally: Tally) -> None:
     result = tally("decide", "--in", "-", "-f", "none.tally", stdin=data(refund()))
-    assert (result.status, result.out) == (3, "")
+    assert result.status == 3
+    assert result.out.startswith("verdict\tABSTAIN\ndecision\tcould not be recorded\n")
     assert "no such ledger" in result.err
     assert not Path("none.tally").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("agents.tally", "the disk is full; nothing was stored", "free some space and try again"),
+        Unavailable("agents.tally", "the file is read-only", "check its permissions, or open it read-only"),
+        PermissionError(13, "Permission denied", "agents.tally"),
+    ],
+)
+def test_a_ledger_that_cannot_be_opened_is_abstained_from(
+    tally: Tally, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """D1: whatever keeps it from opening, a script reads a record, and each line of --nl has one."""
+
+    def fail(*_: Any, **__: Any) -> Ledger:
+        raise error
+
+    monkeypatch.setattr(Ledger, "open", fail)
+    one = tally("decide", "--in", "-", "--json", stdin=data(refund()))
+    assert (one.status, one.json["reason_codes"]) == (3, ["STORAGE_UNAVAILABLE"])
+    assert str(error) in one.err
+    many = tally("decide", "--in", "-", "--nl", stdin=lines(refund(), refund(300)))
+    assert (many.status, [line["verdict"] for line in many.lines]) == (3, ["ABSTAIN", "ABSTAIN"])
+    assert tally("decide", "--in", "-", stdin=b"{}").status == 2, "a bad request stays one"
+
+
+def test_a_changed_policy_of_the_same_version_is_remarked_on(tally: Tally) -> None:
+    def decide() -> Any:
+        return tally("decide", "--in", "-", stdin=data(refund()))
+
+    assert decide().err == ""
+    text = Path("policy.yml").read_text()
+    Path("policy.yml").write_text(text.replace("refund_alone_max_usd: 50", "refund_alone_max_usd: 60"))
+    changed = decide()
+    assert "policy support-starter 1: a new text, sha256:" in changed.err
+    assert "under another of the same version, sha256:" in changed.err
+    assert decide().err == "", "it is said once"
+    newer = text.replace('policy_version: "1"', 'policy_version: "2"')
+    Path("policy.yml").write_text(newer)
+    assert decide().err.endswith(", is event 7\n")
+    Path("policy.yml").write_text(text)
+    assert decide().err == "", "the ledger has it"
 
 
 def test_what_cannot_be_recorded_is_abstain_and_exits_3(

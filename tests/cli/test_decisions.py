@@ -50,7 +50,7 @@ def test_newest_first_in_tab_separated_columns(tally: Tally, ids: list[str]) -> 
     assert [row[0] for row in rows] == ids[::-1]
     assert rows[2] == [
         *(ids[2], "2026-01-03 00:00:00.000Z", "ESCALATE", "acme", "support.refund", "300 USD", ""),
-        *("REFUND_LARGE", "Refund a mug that arrived broken"),
+        *("REFUND_LARGE", "Refund a mug that arrived broken", "enforce"),
     ]
 
 
@@ -283,3 +283,18 @@ def test_an_erased_decision(tally: Tally, ids: list[str]) -> None:
         assert f"the body of decision {ids[0]} (event 3) was erased" in result.err
     assert tally("explain", ids[0][:20]).status == 2
     assert len(tally("decisions", "--nl").lines) == 4
+
+
+def test_an_advisory_verdict_is_one_word_in_a_pipe_and_explained_on_a_terminal(
+    tally: Tally, terminal: Callable[..., tuple[int, str]]
+) -> None:
+    tally("init", "-f", "lax.tally")
+    Path("lax.yml").write_text(Path("policy.yml").read_text().replace("mode: enforce", "mode: advisory"))
+    stdin = json.dumps(refund(5000)).encode()
+    tally("decide", "--in", "-", "-f", "lax.tally", "--policy", "lax.yml", stdin=stdin)
+    [line] = tally("decisions", "-f", "lax.tally").out.splitlines()
+    cells = line.split("\t")
+    assert (cells[2], cells[-1]) == ("ABSTAIN", "advisory")
+    shown = terminal("decisions", "-f", "lax.tally", columns=120, NO_COLOR="1")[1]
+    assert "ABSTAIN*" in shown
+    assert "* advisory: recorded, not enforced" in shown

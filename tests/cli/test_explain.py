@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attacker import tamper
 from requests_to_decide import refund
 
 from tallystick import Ledger
@@ -45,7 +46,7 @@ def test_trust(explained: Callable[..., str]) -> None:
     assert "refund-small (trust path) says TRUST: REFUND_SMALL, a small refund without" in told["Why"]
     assert "amount_usd is 30, at most 50 (refund_alone_max_usd)" in told["Why"]
     assert "evidence.payment_risk is low, one of none, low" in told["Why"]
-    assert told["What the caller has to do"] == '{"log":"refunds"}'
+    assert told["What the caller has to do"] == "log: refunds"
     assert "support-starter 1, sha256:" in told["Under which policy"]
     assert list(told) == ["", "Why", "What the caller has to do", "Under which policy"]
     assert max(map(len, text.splitlines())) <= 80
@@ -74,6 +75,7 @@ def test_no_rule_fired_and_what_kept_it_from_trust(explained: Callable[..., str]
     assert "amount_usd is 80, and would have to be at most 50 (refund_alone_max_usd)" in kept
     assert "evidence.payment_risk is high, and would have to be one of none, low" in kept
     assert "fraud_score" not in kept, "that condition held"
+    assert "age_days" not in kept, "of two alternatives the nearer one is told"
 
 
 def test_similar_cases_with_their_outcome(tally: Tally, explained: Callable[..., str]) -> None:
@@ -95,7 +97,8 @@ def test_alternatives_that_hold_are_shown_and_no_others(explained: Callable[...,
     action = {**refund()["action"], "tags": ["legal_hold", "damaged"]}
     told = sections(explained(refund(action=action)))
     assert told["Why"].endswith(
-        'It decided. - tags is ["legal_hold","damaged"], one of chargeback, legal_hold'
+        'It decided. - tags is ["legal_hold","damaged"], one of chargeback, Chargeback, CHARGEBACK, '
+        "legal_hold, Legal_Hold, LEGAL_HOLD, legal-hold"
     )
 
 
@@ -110,7 +113,9 @@ def test_an_amount_without_the_noise_of_binary_fractions(explained: Callable[...
 
 def test_a_trust_rule_that_was_outweighed_needs_no_excuse(explained: Callable[..., str]) -> None:
     told = sections(explained(refund(action={**refund()["action"], "tags": ["needs_review"]})))
-    assert "refund-small (trust path) says TRUST" in told["What else fired"]
+    assert "refund-small (trust path) says TRUST" in told["What would have decided otherwise"]
+    assert told["What the caller has to do"] == "log: refunds (of refund-small, which did not decide)"
+    assert "What else fired" not in told
     assert "What kept it from TRUST" not in told
 
 
@@ -191,10 +196,62 @@ def test_an_altered_decision_is_not_told_with_a_straight_face(
     for command in (["explain", decision], ["explain", decision, "--json"], ["show", decision]):
         result = tally(*command)
         assert result.status == 1
-        assert f"event {recorded.seq}: its body or salt does not match its body hash" in result.err
+        problem = f"event {recorded.seq}: its body or salt does not match its body hash"
+        assert problem in result.err
+    assert problem in tally("explain", decision, "--json").json["altered"][0]
+    assert tally("explain", decision, "--markdown").out.startswith(f"> **Altered:** {problem}; ")
     alter(Path("agents.tally"), recorded.seq, body=recorded.body)
     assert tally("explain", decision).status == 0
     alter(Path("agents.tally"), registered.seq, body=registered.body.replace(b"_usd: 250", b"_usd: 299"))
     result = tally("explain", decision)
     assert result.status == 1
     assert f"event {registered.seq}: its body or salt does not match" in result.err
+
+
+@pytest.fixture
+def with_a_case(tally: Tally, explained: Callable[..., str]) -> tuple[str, int]:
+    """The id of a decision that was made with one similar case, and the seq of the memory of that."""
+    explained(refund())
+    memory_seq = tally("label", "3", "--label", "failure", "--json").json["memory_seq"]
+    explained(refund(35))
+    return tally("decisions", "--nl").lines[0]["decision_id"], memory_seq
+
+
+def test_a_case_whose_memory_was_erased_is_told_from_one_whose_decision_was(
+    tally: Tally, with_a_case: tuple[str, int]
+) -> None:
+    decision, memory_seq = with_a_case
+    assert tally("erase", "3", "--reason", "x", "--yes").status == 0
+    result = tally("explain", decision)
+    assert (result.status, result.err) == (0, "")
+    assert sections(result.out)["Similar past cases"].endswith("Its decision was erased since.")
+    assert tally("erase", str(memory_seq), "--reason", "x", "--yes").status == 0
+    result = tally("explain", decision)
+    assert (result.status, result.err) == (0, "")
+    assert sections(result.out)["Similar past cases"].endswith("What was learned from it was erased since.")
+
+
+@pytest.mark.parametrize("how", ["junk", "label", "emptied", "deleted"])
+def test_a_case_whose_memory_is_not_what_it_was_is_remarked_on(
+    tally: Tally, with_a_case: tuple[str, int], alter: Callable[..., None], how: str
+) -> None:
+    decision, seq = with_a_case
+    ledger = Path("agents.tally")
+    if how == "deleted":
+        tamper(ledger, ("DELETE FROM events WHERE seq = ?", (seq,)))
+    elif how == "emptied":
+        tamper(ledger, ("UPDATE events SET body = NULL, salt = NULL WHERE seq = ?", (seq,)))
+    elif how == "label":
+        with Ledger.open(ledger, read_only=True) as opened:
+            body = next(opened.rows(seq - 1)).body
+        assert body is not None
+        alter(ledger, seq, body=body.replace(b"failure", b"success"))
+    else:
+        alter(ledger, seq, body=b"junk")
+    result = tally("explain", decision)
+    assert result.status == 1
+    assert f"tally: event {seq}" in result.err
+    told = sections(result.out)["Similar past cases"]
+    state = "missing" if how == "deleted" else "altered"
+    assert f"What was learned from it {'is' if how == 'deleted' else 'was'} {state}" in told
+    assert tally("explain", decision, "--json").json["similar"][0]["learned"] == state

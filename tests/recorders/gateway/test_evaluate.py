@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from tallystick.events import gateway as events
 from tallystick.projections.memory import NOTHING, Remembered
+from tallystick.recorders.gateway.conditions import Facts
 from tallystick.recorders.gateway.decision import decide_purely, question_of
 from tallystick.recorders.gateway.digests import digest
+from tallystick.recorders.gateway.explanation import looks_of
 from tallystick.recorders.gateway.features import amount_bucket, amount_usd, tokens_of
 from tallystick.recorders.gateway.policy import STARTER_POLICY, Policy
 
@@ -125,6 +127,10 @@ def test_when_says_which_actions_a_rule_is_about(make_policy: MakePolicy, make_r
         ({"a": "x"}, True),
         ({"a": "", "b": {"c": 1}}, True),
         ({"a": None, "b": {"c": 1}}, True),
+        ({"a": "   ", "b": {"c": 1}}, True),
+        ({"a": "\u200b\ufeff\u3000", "b": {"c": 1}}, True),
+        ({"a": " x ", "b": {"c": 1}}, False),
+        ({"a": False, "b": {"c": 0}}, False),
         ({"a": [], "b": {"c": 1}}, True),
         ({"a": "x", "b": {}}, True),
         ({"a": "x", "b.c": 1}, True),
@@ -168,6 +174,15 @@ def test_the_amount_bucket(usd: Any, bucket: Any) -> None:
     assert amount_bucket(usd) == bucket
 
 
+@pytest.mark.parametrize(("tags", "given_"), [([], False), (["damaged"], True)])
+def test_no_tags_at_all_are_told_as_not_given(make_policy: MakePolicy, tags: list[str], given_: bool) -> None:
+    """D6, D11: no tags at all are an absent value, for who explains as for who decides."""
+    policy = Policy.parse(make_policy())
+    facts = Facts("a.b", None, None, None, {}, {}, tags, 0.0, 0.0)
+    [[look]] = looks_of(policy, policy.document.rules[0], facts)
+    assert (look.field, look.given, look.value, look.holds) == ("tags", given_, tags or None, False)
+
+
 def test_tokens_are_typed(make_request: MakeRequest) -> None:
     def tokens(value: Any) -> list[str]:
         request = {"action": {"type": "a.b"}, "evidence": {"k": value}}
@@ -180,7 +195,7 @@ def test_tokens_are_typed(make_request: MakeRequest) -> None:
     assert tokens(["b", "a", "b"]) == ['evidence.k[]="a"', 'evidence.k[]="b"']
     assert tokens({"a": 1}) == ['evidence.k={"a":1}']
     assert tokens("x" * 200) == [f"evidence.k=#{digest('x' * 200)}"]
-    assert len(tokens(list(range(100)))) == 1
+    assert [len(tokens(list(range(count)))) for count in (63, 64, 65)] == [63, 64, 1]
     assert tokens_of(make_request(), 30, ["order.channel", "payment_risk"]) == [
         'action_type="support.refund"',
         'amount_bucket="small"',

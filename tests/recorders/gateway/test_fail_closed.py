@@ -313,3 +313,12 @@ def test_what_was_answered_before_a_kill_is_in_the_ledger(
         gateway = Gateway(ledger, starter)
         assert all(gateway.record(decision_id).trusted for decision_id in told)
         assert ledger.verify().verdict.name == "UNANCHORED"
+
+
+def test_an_unrecorded_stop_names_no_id_that_no_ledger_has(tmp_path: Path, make_request: Any) -> None:
+    with Ledger.open(tmp_path / "closed.tally") as ledger:
+        gateway = Gateway(ledger, STARTER_POLICY)
+    with pytest.raises(NotTrusted) as caught:
+        gateway.guard(make_request())
+    assert str(caught.value).endswith("; the decision is not recorded")
+    assert "dec_" not in str(caught.value)

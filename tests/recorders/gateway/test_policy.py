@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -216,3 +217,27 @@ def test_the_starter_policy_uses_every_stage_op_and_kind_of_field(starter: Path)
         assert any(key.startswith(field) for key in keys), field
     used = {code for rule in raw["rules"] for code in rule["then"]["reason_codes"]} | {"NO_RULE_APPLIES"}
     assert used == set(raw["reason_codes"])
+
+
+def test_a_lexical_error_hides_no_other(starter: Path) -> None:
+    text = starter.read_text("utf-8").replace("refund_alone_max_usd: 50", "refund_alone_max_usd: 1e999")
+    text = text.replace("reason_codes: [MARKED_FOR_REVIEW]", "reason_codes: [MARKED]")
+    with pytest.raises(InvalidPolicy) as caught:
+        Policy.parse(text)
+    first, second = caught.value.problems
+    assert first.path.startswith("line ") and "1e999" in first.problem
+    assert (second.rule_id, second.path) == ("marked", "then.reason_codes[0]")
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policy.yml")
+    with pytest.raises(PolicyNotFound, match="is a pipe that nothing was written to"):
+        Policy.load(tmp_path / "policy.yml")
+
+
+def test_a_policy_can_come_through_a_pipe(starter: Path) -> None:
+    reader, writer = os.pipe()
+    with open(writer, "wb") as file:
+        file.write(starter.read_bytes())
+    with open(reader, "rb"):
+        assert Policy.load(f"/dev/fd/{reader}") == Policy.load(starter)

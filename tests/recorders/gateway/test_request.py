@@ -144,7 +144,51 @@ def test_hostile_values_are_refused_by_their_path(make_request: Make, changes: A
     assert path_of_refusal(make_request(**changes)) == path
 
 
-@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": 1, "a": 2}', "[1]", "", "{", "\ud800"])
+def test_a_number_that_nothing_can_hold_is_refused_by_its_path(make_request: Make) -> None:
+    text = json.dumps(make_request(evidence={"score": [1, "@"]})).replace('"@"', "1e999")
+    assert path_of_refusal(text) == "evidence.score[1]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shop-eu ",
+        " shop-eu",
+        "shop-eu\u200b",
+        "shop\u00a0eu",
+        "\u202eue-pohs",
+        "shop\u00adeu",
+        "shop\U000e0061",
+        " ",
+    ],
+)
+def test_names_that_look_like_another_are_refused(make_request: Make, name: str) -> None:
+    """D2: a tenant that cannot be told from another by sight has no memory of its own."""
+    assert path_of_refusal(make_request(tenant={"tenant_id": name})) == "tenant.tenant_id"
+    assert path_of_refusal(make_request(subject={"id": name})) == "subject.id"
+    assert path_of_refusal(make_request(request_id=name)) == "request_id"
+    assert path_of_refusal(make_request(trace={"correlation_id": name})) == "trace.correlation_id"
+    assert path_of_refusal(make_request(action={"tags": ["ok", name]})) == "action.tags[1]"
+
+
+@pytest.mark.parametrize("name", ["shop eu", "shöp", "店", "a/b:c@d"])
+def test_names_that_can_be_seen_are_taken(make_request: Make, name: str) -> None:
+    assert check_request(make_request(tenant={"tenant_id": name})).request.tenant_id == name
+
+
+def test_all_mistakes_are_told_at_once_with_the_choices(make_request: Make) -> None:
+    request = make_request(subject={"type": "system"}, schema_version="v9", action={"intent": None}, extra=1)
+    with pytest.raises(InvalidRequest) as caught:
+        check_request(request)
+    told = str(caught.value)
+    assert "subject.type: 'system' is none of service, agent, user, job" in told
+    assert "schema_version: 'v9' is none of decision_request.v0" in told
+    assert "action.intent: missing" in told
+    assert "extra: unknown field" in told
+    assert len(caught.value.others) == 3
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1, "a": 2}', "[1]", "", "{", "\ud800"])
 def test_hostile_text_is_refused(text: str) -> None:
     assert path_of_refusal(text) == "request"
 

@@ -82,6 +82,22 @@ def test_every_fault_is_told_at_once() -> None:
     assert [fault.line for fault in caught.value.faults] == [1, 2, 3, 4, 4]
 
 
+def test_a_text_that_explodes_is_told_in_a_line_or_two() -> None:
+    many = "a: &a [x, x]\n" + "".join(f"b{number}: [*a, *a]\n" for number in range(50))
+    with pytest.raises(Unreadable) as caught:
+        read_yaml(many)
+    *_, last = caught.value.faults
+    assert (len(caught.value.faults), last.problem) == (4, "and 98 more anchors and aliases")
+
+
+def test_what_could_be_read_goes_with_the_faults() -> None:
+    with pytest.raises(Unreadable) as caught:
+        read_yaml("a: 1e999\nb: NO\nc: {d: 2}\n")
+    assert caught.value.value == {"a": 0, "b": "NO", "c": {"d": 2}}
+    assert "write a plain number" in caught.value.faults[0].problem
+    assert "number" not in caught.value.faults[1].problem
+
+
 @example("0E0")  # a number to readers of YAML 1.2, a text to the writer
 @given(
     st.recursive(
