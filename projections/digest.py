@@ -7,24 +7,14 @@ the ledger, a digest shows that tables were altered, and not merely that they ca
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from blake3 import blake3
 
-from tallystick.events import projection as events
-from tallystick.ledger.event import NewEvent
-from tallystick.ledger.ledger import Ledger
-
-from .errors import AlteredViews
 from .projection import COLUMN_TYPES, Projection, Table
-
-if TYPE_CHECKING:
-    from .views import Views
 
 TAG: Final = b"tally.projection.v1\0"
 PREFIX: Final = "blake3:"
@@ -37,7 +27,6 @@ _END: Final = b"\x00"
 _NULL, _INTEGER, _REAL, _TEXT, _BLOB = b"\x00", b"\x01", b"\x02", b"\x03", b"\x04"
 #: Bytes that are gathered before they are hashed.
 _PIECE_BYTES: Final = 1 << 16
-_ATTEMPTS: Final = 5
 
 
 class ProjectionDigest(msgspec.Struct, frozen=True):
@@ -87,56 +76,6 @@ def digest_in(con: sqlite3.Connection, projection: Projection) -> str:
     """The digest of a projection's tables as they are stored; the caller holds a transaction."""
     rows = {name: (table, select(con, name, table)) for name, table in projection.tables.items()}
     return tables_digest(projection.name, projection.version, rows)
-
-
-def seal_projections(
-    ledger: Ledger, names: Iterable[str] | None = None, *, views: Views | None = None
-) -> list[ProjectionDigest]:
-    """Append a `projection.sealed` for each of these projections, or all, caught up; what was sealed.
-
-    What is sealed is built anew from the events, apart: it takes as long as a rebuild, and stored tables
-    that were altered are not sealed but refused. views: where they are kept, if not in the views of the
-    ledger.
-
-    Raises AlteredViews, BadProjection, ProjectionFailed, and what `Ledger.record` does.
-    """
-    from .views import views_of
-
-    found = _checked(ledger, views_of(ledger) if views is None else views, names)
-    ledger.record(
-        [
-            NewEvent(
-                kind=events.SEALED,
-                stream=events.projection_stream(one.name),
-                body=events.ProjectionSealed(
-                    name=one.name, version=one.version, seq=one.seq, digest=one.digest
-                ),
-            )
-            for one in found
-        ]
-    )
-    return found
-
-
-def _checked(ledger: Ledger, stored: Views, names: Iterable[str] | None) -> list[ProjectionDigest]:
-    """The digests of tables built anew, which the stored ones have as well. Raises AlteredViews."""
-    from .views import Views
-
-    chosen = None if names is None else list(names)
-    with (
-        tempfile.TemporaryDirectory(prefix="tallystick-seal-") as folder,
-        Views(ledger, path=Path(folder) / "anew.views", projections=stored.projections) as anew,
-    ):
-        found = anew.digests(chosen)
-        for _ in range(_ATTEMPTS):
-            theirs = stored.digests(chosen)
-            if [one.seq for one in theirs] == [one.seq for one in found]:
-                break
-            found = anew.digests(chosen)  # somebody appends: both go on until they meet
-    for one, other in zip(found, theirs, strict=True):
-        if one.seq == other.seq and one.digest != other.digest:
-            raise AlteredViews(one.name, one.seq)
-    return found
 
 
 def _value(value: Any) -> bytes:

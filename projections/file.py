@@ -109,7 +109,7 @@ class Place(NamedTuple):
 
 
 def place_of(ledger: Path | None, ledger_id: bytes) -> Place:
-    """Where the views of a ledger go: beside its real file if that can be written, else in the cache."""
+    """Where the views of a ledger go: beside its real file, else in the cache, else in memory."""
     if ledger is None:
         return Place(None)
     path = beside(ledger, SUFFIX)
@@ -119,17 +119,13 @@ def place_of(ledger: Path | None, ledger_id: bytes) -> Place:
 
 
 def cache_place(beside_ledger: Path, ledger_id: bytes) -> Place:
-    """Where views go that cannot be kept beside their ledger. Makes the directory. Raises Unavailable."""
+    """Where views go that cannot be kept beside their ledger: the user's cache, made anew, or memory."""
     path = cached_copy(ledger_id)
     cache = path.parent
     with suppress(OSError):
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _can_write(path):
-        raise Unavailable(
-            str(beside_ledger),
-            f"views can be written neither here nor in {cache}",
-            "let XDG_CACHE_HOME name a directory that can be written",
-        )
+        return Place(None, f"neither {beside_ledger.parent} nor {cache} can be written")
     return Place(path, f"{beside_ledger.parent} cannot be written")
 
 

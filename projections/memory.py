@@ -11,9 +11,10 @@ from __future__ import annotations
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, ClassVar, Final, NamedTuple
+from sys import intern
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -30,6 +31,8 @@ from .tables import Tables
 FAILURE: Final = "failure"
 #: Pairs of tenant and action type that are kept in memory; the one that was used longest ago goes first.
 BUCKETS_MAX: Final = 1000
+#: About what an item takes besides its tokens and texts.
+_ITEM_BYTES: Final = 180
 _decode = msgspec.json.Decoder(events.MemoryAdded).decode
 
 
@@ -39,7 +42,31 @@ class MemoryBroken(TallyError):
     def __init__(self, seq: int, problem: str) -> None:
         self.seq = seq
         self.problem = problem
-        super().__init__(f"memory.added, event {seq}: {problem}; run `tally verify`")
+        super().__init__(
+            f"memory.added, event {seq}: {problem}; run `tally verify`, then restore a backup, or make a "
+            "ledger of the events before its label (docs/gateway.md)"
+        )
+
+
+class MemoryTooLarge(TallyError):
+    """What is remembered of a tenant and action type is more than may be held at once."""
+
+    def __init__(self, stream: str, bytes_max: int) -> None:
+        self.stream = stream
+        self.bytes_max = bytes_max
+        super().__init__(f"{stream}: its items take more than {bytes_max:,} bytes; look at the events before")
+
+
+class Events(Protocol):
+    """The part of a Ledger that is asked."""
+
+    def head(self) -> Head:
+        """See Ledger.head."""
+
+    def rows(
+        self, after: int = 0, *, before: int | None = None, stream: str | None = None, kinds: Sequence[str]
+    ) -> Iterator[Row]:
+        """See Ledger.rows."""
 
 
 class Remembered(NamedTuple):
@@ -55,8 +82,12 @@ NOTHING: Final = Remembered()
 class Memory:
     """The memory of one ledger handle. Safe to share between threads; get it with `memory_of`."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Events, bytes_max: int | None = None) -> None:
+        """bytes_max: about how much memory it may take; default as much as it needs."""
         self._ledger = ledger
+        self._bytes_max = bytes_max
+        #: Whose items were more than may be held: they are not read again only to be let go again.
+        self._too_large: set[tuple[str | None, str]] = set()
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str | None, str], _Bucket] = {}
         self._erasures_seen = ledger.head().seq
@@ -75,12 +106,22 @@ class Memory:
 
         weights: whatever identifies `weigh`. What was erased up to the newest head that was asked about is
         not remembered as of an older one, either: nobody has its tokens any more.
-        Raises MemoryBroken and the errors of reading the ledger.
+        Raises MemoryBroken, MemoryTooLarge and the errors of reading the ledger.
         """
         with self._lock:
+            if self._bytes_max is not None and (tenant_id, action_type) in self._too_large:
+                raise MemoryTooLarge(events.memory_stream(tenant_id, action_type), self._bytes_max)
             bucket = self._bucket(tenant_id, action_type)
             self._forget_erased(at)
-        return bucket.recall(self._ledger, tokens, at, weigh, weights)
+        try:
+            found = bucket.recall(self._ledger, tokens, at, weigh, weights, self._bytes_max)
+        except MemoryTooLarge:
+            with self._lock:
+                self._too_large.add((tenant_id, action_type))
+                self._buckets.pop((tenant_id, action_type), None)
+            raise
+        self._let_go()
+        return found
 
     def pass_over(self, tenant_id: str | None, action_type: str, after: int, to: int) -> None:
         """Note that the events behind `after` up to `to` neither add to memory nor erase anything."""
@@ -105,6 +146,15 @@ class Memory:
                 del self._buckets[next(iter(self._buckets))]
         self._buckets[key] = bucket  # the last in the dict is the one that was used last
         return bucket
+
+    def _let_go(self) -> None:
+        """Keep no more than may be held; what was used longest ago goes first."""
+        if self._bytes_max is None:
+            return
+        with self._lock:
+            held = sum([bucket.bytes_held for bucket in self._buckets.values()])
+            while held > self._bytes_max and len(self._buckets) > 1:
+                held -= self._buckets.pop(next(iter(self._buckets))).bytes_held
 
     def _forget_erased(self, at: Head) -> None:
         """Take out of what was read what was erased since; what is erased before it is read is never in."""
@@ -146,13 +196,17 @@ class _Bucket:
         self._read_to = 0
         self._seqs = array("q")
         self._labels: list[str] = []
-        #: None once it was erased.
-        self._summaries: list[str | None] = []
+        #: In UTF-8, one behind the other, and where each ends: there may be very many.
+        self._summaries = bytearray()
+        self._summary_ends = array("Q")
         self._decisions: list[str] = []
-        self._replacing: list[bool] = []
+        self._decision_characters = 0
+        self._replacing = bytearray()
+        self._erased: set[int] = set()
         self._failures = 0
         self._bitmaps = Bitmaps()
-        self._of_decision: dict[str, list[int]] = {}
+        #: The one item of a decision, or all in order.
+        self._of_decision: dict[str, int | list[int]] = {}
         #: The items that others took the place of: a bit for each; and when, in the order of those events.
         self._replaced = 0
         self._ends: list[_End] = []
@@ -160,16 +214,19 @@ class _Bucket:
 
     def recall(
         self,
-        ledger: Ledger,
+        ledger: Events,
         tokens: Sequence[str],
         at: Head,
         weigh: Callable[[str], int],
         weights: Hashable,
+        bytes_max: int | None,
     ) -> Remembered:
         with self._lock:
             if at.seq > self._read_to:
                 kinds = [events.MEMORY_ADDED]
                 for row in ledger.rows(self._read_to, before=at.seq + 1, stream=self._stream, kinds=kinds):
+                    if bytes_max is not None and self.bytes_held > bytes_max:
+                        raise MemoryTooLarge(self._stream, bytes_max)
                     self._add(row)
                 self._read_to = at.seq
             then = self._in_force(at.seq)
@@ -187,15 +244,24 @@ class _Bucket:
             if self._read_to == after:
                 self._read_to = to
 
+    @property
+    def bytes_held(self) -> int:
+        """About how much memory its items take."""
+        own = len(self._seqs) * _ITEM_BYTES + self._decision_characters + len(self._summaries)
+        return own + self._bitmaps.bytes_held
+
     def forget(self, seq: int) -> None:
         """Take an item out, if it is here."""
         with self._lock:
             place = bisect_left(self._seqs, seq)
-            if place < len(self._seqs) and self._seqs[place] == seq and self._summaries[place] is not None:
+            if place < len(self._seqs) and self._seqs[place] == seq and place not in self._erased:
+                self._erased.add(place)
                 self._bitmaps.remove(place)
-                self._summaries[place] = None
-                others = self._of_decision[self._decisions[place]]
+                start, end = self._summary_span(place)
+                self._summaries[start:end] = bytes(end - start)
+                others = self._items_of(self._decisions[place])
                 others.remove(place)
+                self._of_decision[self._decisions[place]] = others
                 self._unsettled = self._unsettled or bool(others)
 
     def _in_force(self, at: int) -> int:
@@ -212,6 +278,8 @@ class _Bucket:
         """Say anew which item was replaced when: an erased one replaces nothing any more."""
         self._replaced, self._ends = 0, []
         for numbers in self._of_decision.values():
+            if isinstance(numbers, int):
+                continue
             end = None
             for number in reversed(numbers):
                 if end is not None:
@@ -234,33 +302,46 @@ class _Bucket:
         if (item.tenant_id, item.action_type) != self._of:
             raise MemoryBroken(row.seq, f"it does not belong in the stream {self._stream!r}")
         number = self._bitmaps.add(item.tokens)
-        others = self._of_decision.setdefault(item.decision_id, [])
+        others = self._items_of(item.decision_id)
         if item.replaces_earlier:
             for other in reversed(others):
                 if self._replaced >> other & 1:
                     break  # and so are all before it
                 self._replaced |= 1 << other
                 self._ends.append(_End(row.seq, other))
-        others.append(number)
+        if others:
+            others.append(number)
+        self._of_decision[item.decision_id] = others or number
         self._seqs.append(row.seq)
-        self._labels.append(item.label)
-        self._summaries.append(item.summary)
+        self._labels.append(intern(item.label))
+        self._summaries += item.summary.encode()
+        self._summary_ends.append(len(self._summaries))
         self._decisions.append(item.decision_id)
+        self._decision_characters += len(item.decision_id)
         self._replacing.append(item.replaces_earlier)
         if item.label == FAILURE:
             self._failures |= 1 << number
         self._read_to = row.seq
 
+    def _items_of(self, decision_id: str) -> list[int]:
+        """The items of a decision, in order."""
+        numbers = self._of_decision.get(decision_id, [])
+        return [numbers] if isinstance(numbers, int) else numbers
+
+    def _summary_span(self, number: int) -> tuple[int, int]:
+        """From where to where the summary of an item stands."""
+        return self._summary_ends[number - 1] if number else 0, self._summary_ends[number]
+
     def _match(self, found: Scored) -> events.Match:
-        summary = self._summaries[found.item]
-        assert summary is not None, "what was erased is not found"
+        assert found.item not in self._erased, "what was erased is not found"
+        start, end = self._summary_span(found.item)
         return events.Match(
             memory_id=events.memory_id(self._seqs[found.item]),
             label=self._labels[found.item],
             score=found.score,
             numerator=found.numerator,
             denominator=found.denominator,
-            summary=summary,
+            summary=self._summaries[start:end].decode(),
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
-from sys import intern
 from typing import Final, NamedTuple
 
 TOP_K: Final = 5
@@ -18,6 +17,10 @@ TOP_K: Final = 5
 _SPARSE_MAX: Final = 64
 #: Ways of weighing whose totals are kept.
 _WEIGHTS_MAX: Final = 4
+#: About what a token takes besides its characters, a token of an item, and an item besides those.
+_TOKEN_BYTES: Final = 200
+_MENTION_BYTES: Final = 6
+_ITEM_BYTES: Final = 16
 Weigh = Callable[[str], int]
 
 
@@ -53,46 +56,70 @@ def top_matches(
 
 
 class _Totals:
-    """Items by the weight of all their tokens, of the first `done` items."""
+    """Items by the weight of all their tokens, of the first `done` items; weights: of tokens, by id."""
 
     def __init__(self) -> None:
         self.done = 0
         self.items: dict[int, bytearray] = {}
+        self.weights = array("q")
 
 
 class Bitmaps:
-    """Items by their tokens, numbered in the order of their addition, for exact search among all of them."""
+    """Items by their tokens, numbered in the order of their addition, for exact search among all of them.
+
+    A token is kept once and has an id, by which everything else speaks of it: there may be very many items.
+    """
 
     def __init__(self) -> None:
         self._size = 0
-        self._tokens: list[tuple[str, ...]] = []
-        self._sparse: dict[str, array[int]] = {}
-        self._dense: dict[str, bytearray] = {}
+        self._ids: dict[str, int] = {}
+        self._tokens: list[str] = []
+        #: By id, the items that have a token: the only one, or some in order, or a bit for each.
+        self._having: list[int | array[int] | bytearray] = []
+        #: The ids of the tokens of all items, one item behind the other, and where each item's end.
+        self._item_tokens = array("I")
+        self._item_ends = array("Q")
         self._gone = 0
         self._totals: dict[Hashable, _Totals] = {}
+        self._characters = 0
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def bytes_held(self) -> int:
+        """About how much memory this takes."""
+        tokens = len(self._tokens) * _TOKEN_BYTES + self._characters
+        return tokens + len(self._item_tokens) * _MENTION_BYTES + self._size * _ITEM_BYTES
 
     def add(self, tokens: Collection[str]) -> int:
         """Add an item; its number."""
         number = self._size
         self._size += 1
-        # Most tokens come again and again: each is kept once.
-        self._tokens.append(tuple(dict.fromkeys(map(intern, tokens))))
-        for token in self._tokens[number]:
-            dense = self._dense.get(token)
-            if dense is not None:
-                _set(dense, number)
-                continue
-            places = self._sparse.get(token)
-            if places is None:
-                self._sparse[token] = array("q", (number,))
-                continue
-            places.append(number)
-            if len(places) > _SPARSE_MAX and len(places) * 64 > self._size:
-                self._dense[token] = _bits(self._sparse.pop(token))
+        for token in dict.fromkeys(tokens):
+            known = self._ids.get(token)
+            if known is None:
+                known = self._ids[token] = len(self._tokens)
+                self._tokens.append(token)
+                self._having.append(number)
+                self._characters += len(token)
+            else:
+                self._having[known] = self._and(self._having[known], number)
+            self._item_tokens.append(known)
+        self._item_ends.append(len(self._item_tokens))
         return number
+
+    def _and(self, having: int | array[int] | bytearray, number: int) -> int | array[int] | bytearray:
+        """Those items and one more, in the form that takes the least room."""
+        if isinstance(having, bytearray):
+            _set(having, number)
+            return having
+        if isinstance(having, int):
+            return array("I", (having, number))
+        having.append(number)
+        if len(having) > _SPARSE_MAX and len(having) * 64 > self._size:
+            return _bits(having)
+        return having
 
     def remove(self, number: int) -> None:
         """Forget an item; its number is not used again."""
@@ -132,7 +159,7 @@ class Bitmaps:
         """For every item the weight that it shares with the question: digit by digit, the lowest first."""
         digits: list[int] = []
         for token in question:
-            have = self._having(token)
+            have = self._items_with(token)
             weight = weigh(token) if have else 0
             place = 0
             while weight:
@@ -142,21 +169,26 @@ class Bitmaps:
                 place += 1
         return digits
 
-    def _having(self, token: str) -> int:
+    def _items_with(self, token: str) -> int:
         """The items that have a token, a bit for each."""
-        dense = self._dense.get(token)
-        if dense is None:
-            places = self._sparse.get(token)
-            if places is None:
-                return 0
-            dense = _bits(places)
-        return int.from_bytes(dense, "little")
+        known = self._ids.get(token)
+        if known is None:
+            return 0
+        having = self._having[known]
+        if isinstance(having, int):
+            return 1 << having
+        return int.from_bytes(having if isinstance(having, bytearray) else _bits(having), "little")
 
     def _total_weights(self, weigh: Weigh, weights: Hashable) -> dict[int, bytearray]:
         """The items by the weight of all their tokens."""
         known = self._totals.pop(weights, None) or _Totals()
+        known.weights.extend(map(weigh, self._tokens[len(known.weights) :]))
+        start = self._item_ends[known.done - 1] if known.done else 0
         for number in range(known.done, self._size):
-            _set(known.items.setdefault(sum(map(weigh, self._tokens[number])), bytearray()), number)
+            end = self._item_ends[number]
+            total = sum([known.weights[token] for token in self._item_tokens[start:end]])
+            _set(known.items.setdefault(total, bytearray()), number)
+            start = end
         known.done = self._size
         self._totals[weights] = known  # the last in the dict is the one that was used last
         if len(self._totals) > _WEIGHTS_MAX:

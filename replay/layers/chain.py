@@ -21,7 +21,7 @@ from ..selection import Selection
 
 #: Breaks that are looked behind; a log with more is not looked at any further.
 BREAKS_MAX: Final = 20
-#: The chain of an event is derived from its columns, which are never erased.
+#: What an event's checks in this layer are about, all together.
 WHAT: Final = "hash"
 _BEHIND: Final = f"it stands behind {BREAKS_MAX} breaks of the chain"
 

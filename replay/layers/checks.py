@@ -19,6 +19,7 @@ from ..report import Layer, Notes
 #: The version of every built-in body that is known here.
 BODY_VERSION: Final = 1
 ERASED: Final = "its body was erased"
+UNKNOWN_VERSION: Final = "its body is of a newer version than this program knows"
 NOT_HERE: Final = "the event that it names is not in the pack"
 #: Rows that are kept because others may refer to them.
 _KEPT_ROWS: Final = 4000
@@ -86,7 +87,7 @@ def read_body(row: Row) -> Body | Unreadable:
         if isinstance(plain, dict):
             version = plain.get("v", BODY_VERSION)
             if type(version) is int and version > BODY_VERSION:
-                return Unreadable("its body is of a newer version than this program knows", False)
+                return Unreadable(UNKNOWN_VERSION, False)
         struct = _decoders[row.kind].decode(row.body)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         return Unreadable(f"malformed body: {error}", True)

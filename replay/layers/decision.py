@@ -17,8 +17,14 @@ import msgspec
 from tallystick.events import gateway as events
 from tallystick.ledger import records
 from tallystick.ledger.event import Head, Row
-from tallystick.ledger.ledger import Ledger
-from tallystick.projections.memory import BUCKETS_MAX, FAILURE, Memory, MemoryBroken, Remembered
+from tallystick.projections.memory import (
+    BUCKETS_MAX,
+    FAILURE,
+    Memory,
+    MemoryBroken,
+    MemoryTooLarge,
+    Remembered,
+)
 from tallystick.recorders.gateway.decision import (
     ENGINE_VERSION,
     abstention,
@@ -32,6 +38,7 @@ from tallystick.recorders.gateway.request import DecisionRequest
 from tallystick.recorders.gateway.stages import GATEWAY_REASONS, STORAGE_UNAVAILABLE
 
 from ..differences import same
+from ..parts import part
 from .checks import Body, Checks, Past, Unreadable
 from .digest_gateway import POLICY_ERASED, evaluated_request, policy_in, registered
 
@@ -39,6 +46,9 @@ NOT_EVALUATED: Final = "the gateway could not decide, and abstained"
 NO_SNAPSHOT: Final = "it does not say which memory it was made with"
 MEMORY_ERASED: Final = "something that it was decided with was erased from memory since"
 MEMORY_BROKEN: Final = "the memory that it was decided with cannot be read"
+#: What replay keeps of memory, about, in bytes: some 240,000 items of the usual size.
+MEMORY_BYTES_MAX: Final = 64 << 20
+MEMORY_TOO_LARGE: Final = "the memory that it was decided with is larger than replay can hold"
 FROM_RECORDED: Final = "with the memory that it says it was decided with"
 #: With any other, nothing would have been recorded.
 RECORDED_REASONS: Final = GATEWAY_REASONS - {STORAGE_UNAVAILABLE}
@@ -53,9 +63,9 @@ _REQUEST: Final = ("request", "request_digest", "redacted")
 class Decisions:
     """Decides again."""
 
-    def __init__(self, past: Past, ledger: Ledger) -> None:
+    def __init__(self, past: Past) -> None:
         self._past = past
-        self.memory = Memory(ledger)
+        self.memory = Memory(past.ledger, MEMORY_BYTES_MAX)
         self._gone: dict[str, list[tuple[int, int]]] = {}
 
     def check(self, checks: Checks, row: Row, body: Body | Unreadable) -> None:
@@ -70,9 +80,7 @@ class Decisions:
         recorded: dict[str, Any] = body.plain["derived"]
         version = derived.determinism.engine_version
         if version != ENGINE_VERSION:
-            checks.cannot(
-                "verdict", f"it was made by the engine {version[:40]!r}, and this is {ENGINE_VERSION!r}"
-            )
+            checks.cannot("verdict", f"unknown engine {version[:40]!r}: this program has {ENGINE_VERSION!r}")
         elif derived.features is None:
             self._abstain(checks, derived, recorded)
         elif derived.determinism.memory_snapshot is None:
@@ -128,6 +136,8 @@ class Decisions:
             again = decided(recall(policy, question, tenant_id, self.memory, head))
         except MemoryBroken:
             lost = MEMORY_BROKEN
+        except MemoryTooLarge:
+            lost = MEMORY_TOO_LARGE
         else:
             differing = any(not same(again[name], recorded.get(name)) for name in fields)
             if differing and self.was_erased(tenant_id, question.request["action"]["type"], snapshot.seq):
@@ -186,7 +196,5 @@ def as_recorded(derived: events.Decision) -> Remembered:
 
 def _profile(request: dict[str, Any]) -> str:
     """The redaction profile in force, as the recorded request says."""
-    context = request.get("context")
-    redaction = context.get("redaction") if isinstance(context, dict) else None
-    profile = redaction.get("profile") if isinstance(redaction, dict) else None
+    profile = part(request, "context", "redaction", "profile")
     return profile if profile in STRICTNESS else OFF

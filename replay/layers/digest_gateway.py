@@ -9,6 +9,7 @@ import msgspec
 
 from tallystick.events import gateway as events
 from tallystick.ledger.event import Row
+from tallystick.recorders.gateway.decision import ENGINE_VERSION
 from tallystick.recorders.gateway.digests import context_digest, digest, inputs_digest, jcs
 from tallystick.recorders.gateway.errors import InvalidPolicy
 from tallystick.recorders.gateway.features import amount_usd, tokens_of
@@ -16,10 +17,11 @@ from tallystick.recorders.gateway.gateway import policy_key, request_key
 from tallystick.recorders.gateway.policy import Policy
 from tallystick.recorders.gateway.redaction import DEFAULT, SENSITIVE, STRICT, STRICTNESS, redact
 from tallystick.recorders.gateway.request import DecisionRequest
-from tallystick.recorders.gateway.stages import Label
+from tallystick.recorders.gateway.stages import EVALUATION_ORDER, STRENGTH, DecisionVerdict, Label
 from tallystick.recorders.gateway.ulid import RANDOM_BYTES, TIME_LENGTH, ulid
 from tallystick.recorders.session.records import iso_text, moment
 
+from ..parts import part
 from .checks import NOT_HERE, Body, Checks, Past, Unreadable, read_body
 from .policies import parsed
 
@@ -70,11 +72,43 @@ def check_decision(checks: Checks, row: Row, body: Body, past: Past) -> None:
     else:
         form = jcs(derived.request if request is None else request)
         checks.equal("inputs_digest", inputs_digest(form, msgspec.to_builtins(derived.features)), recorded)
+    if not _is_decided_again(derived, past):
+        _check_verdict(checks, derived)
     _check_snapshot(checks, row, derived.determinism.memory_snapshot, past)
     if derived.policy.policy_hash is not None:
         _check_policy_ref(checks, row, derived.policy, past)
     elif derived.features is not None:
         checks.wrong("policy", "it was evaluated, and names no policy")
+
+
+def _is_decided_again(derived: events.Decision, past: Past) -> bool:
+    """Whether the layer `decision` can decide it again, which says all that can be said of the verdict."""
+    if derived.determinism.engine_version != ENGINE_VERSION or derived.features is None:
+        return False
+    registration = registered(derived.policy.policy_hash or "", past)
+    return registration is not None and policy_in(registration) is not None
+
+
+def _check_verdict(checks: Checks, derived: events.Decision) -> None:
+    """Verdict and reasons from the rules that fired: so they follow in every version of the engine."""
+    rules = derived.matched_rules
+    if derived.features is None or not rules:
+        verdict = DecisionVerdict.ABSTAIN if derived.features is None else "some rule, or DEFAULT"
+        sound = derived.features is None and not rules and derived.verdict == verdict
+        checks.true("verdict", sound, verdict, derived.verdict, "of a request that was not evaluated")
+        return
+    stages = [rule.stage for rule in rules]
+    known = all(rule.stage in EVALUATION_ORDER and rule.effect in STRENGTH for rule in rules)
+    if not known or stages != sorted(stages, key=EVALUATION_ORDER.index):
+        checks.wrong(
+            "matched_rules", "a stage or an effect that there is none of, or stages in another order"
+        )
+        return
+    strongest = max((rule.effect for rule in rules), key=STRENGTH.__getitem__)
+    checks.equal("verdict", strongest, derived.verdict, "the strongest that its matched rules ask for")
+    reasons = list(dict.fromkeys(code for rule in rules for code in rule.reason_codes))
+    if reasons:  # else they are the policy's default
+        checks.equal("reason_codes", reasons, derived.reason_codes, "of its matched rules, in their order")
 
 
 def _check_first(checks: Checks, row: Row, past: Past) -> None:
@@ -106,13 +140,11 @@ def _check_circumstances(checks: Checks, row: Row, body: events.DecisionRecorded
 
 def _could_be_redacted(derived: events.Decision) -> bool:
     """Whether the pointers say what the profile in the request removes, and nothing of that is left."""
-    context = derived.request.get("context")
-    redaction = context.get("redaction") if isinstance(context, dict) else None
-    told = redaction.get("fields_removed") if isinstance(redaction, dict) else None
-    removed = derived.redacted
+    context, removed = derived.request.get("context"), derived.redacted
+    told = part(context, "redaction", "fields_removed")
     if not isinstance(context, dict) or not isinstance(told, list) or told[-len(removed) :] != removed:
         return False
-    profile = redaction.get("profile") if isinstance(redaction, dict) else None
+    profile = part(context, "redaction", "profile")
     if profile == STRICT:
         return removed == [_CONTEXT] and "inline" not in context
     if profile != DEFAULT or "inline" not in context or redact(derived.request, DEFAULT)[1]:
@@ -143,8 +175,7 @@ def _before_redaction(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     context = request.get("context")
     if not isinstance(context, dict) or "inline" not in context:
         return
-    redaction = context.get("redaction")
-    told = redaction.get("fields_removed") if isinstance(redaction, dict) else None
+    told = part(context, "redaction", "fields_removed")
     bare = {name: value for name, value in context.items() if name != "redaction"}
     yield {**request, "context": bare}
     for profile in (None, *STRICTNESS):

@@ -29,6 +29,7 @@ from ..report import Layer, Notes
 from .checks import ERASED, Body, Checks, read_body
 from .rebuilt import Rebuilt, rebuilt
 from .stored_indexes import Indexes
+from .stored_schema import NO_STATE, NOT_BUILT, check_indexes, check_schema, has_tables
 from .stored_views import Changed, engine_version, has_any, states_in, stored
 
 NO_FILE: Final = "there is no views file beside the ledger"
@@ -178,8 +179,22 @@ class _Look:
         end = self._ledger.head().seq
         # The file may have been caught up since the replay began; what is there is compared as it is.
         limit = self.last if self._bounded else end
+        try:
+            current = [name for name, state in states.items() if self._is_current(name, state, version)]
+            check_schema(con, self.ledger_id, checks, self._known, states, current)
+            for name in self._known.keys() - states.keys():
+                checks.cannot(name, NO_STATE if has_tables(con, self._known[name]) else NOT_BUILT)
+        except sqlite3.Error:
+            checks.wrong(_VIEWS, UNREADABLE)
+            return
         for name, state in states.items():
             self._add_projection(_Stored(con, indexes), name, state, version, limit, end)
+
+    def _is_current(self, name: str, state: State, version: int) -> bool:
+        """Whether the tables were built by the definition that is known here."""
+        known = self._known.get(name)
+        kept = (state.version, state.fingerprint)
+        return known is not None and (version, *kept) == (ENGINE_VERSION, known.version, known.fingerprint())
 
     def _add_projection(
         self, file: _Stored, name: str, state: State, version: int, limit: int, end: int
@@ -188,10 +203,7 @@ class _Look:
         projection = self._known.get(name)
         if projection is None:
             checks.cannot(name, UNKNOWN)
-        elif version != ENGINE_VERSION or (state.version, state.fingerprint) != (
-            projection.version,
-            projection.fingerprint(),
-        ):
+        elif not self._is_current(name, state, version):
             checks.cannot(name, OTHER_VERSION)
         elif limit < state.seq <= end:
             checks.cannot(name, BEYOND)
@@ -224,6 +236,7 @@ class _Look:
                     if self._compare(name, table, expected, actual, checks.seq) and table.search:
                         problem = file.indexes.problem(name, table)
                         checks.true(f"{name}_fts", problem is None, "as the rows", "otherwise", problem)
+                    check_indexes(file.con, checks, name)
                 except _Damaged as error:
                     checks.wrong(name, f"its table cannot be read: {error}")
 

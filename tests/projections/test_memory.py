@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tallystick import Head, Ledger, MemoryStore, NewEvent
 from tallystick.events import gateway as events
 from tallystick.projections import memory as module
-from tallystick.projections.memory import Memory, MemoryBroken, Remembered, memory_of
+from tallystick.projections.memory import Memory, MemoryBroken, MemoryTooLarge, Remembered, memory_of
 from tallystick.projections.similarity import top_matches
 
 TENANTS = st.sampled_from([None, "a", "b", "b:x.y"])
@@ -141,3 +141,30 @@ def test_closing_a_ledger_lets_its_memory_go() -> None:
     recall(memory, None, "x.y", ["a=1"], ledger.head())
     ledger.close()
     assert not memory._buckets
+
+
+def test_memory_with_a_bound_lets_go_and_finds_the_same_again() -> None:
+    """Of tenants asked by turns, one at a time fits."""
+    with Ledger.over(MemoryStore()) as ledger:
+        tenants = ["a", "b", "c"]
+        ledger.record(
+            [added((t, "x.y", "failure", [f"a={n}"], "1", False)) for t in tenants for n in range(9)]
+        )
+        head, whole = ledger.head(), memory_of(ledger)
+        expected = {tenant: recall(whole, tenant, "x.y", ["a=3"], head) for tenant in tenants}
+        bounded = Memory(ledger, bytes_max=6000)
+        for tenant in tenants * 2:
+            assert recall(bounded, tenant, "x.y", ["a=3"], head) == expected[tenant]
+            assert len(bounded._buckets) == 1
+
+
+def test_more_than_may_be_held_is_an_error_and_leaves_the_others_alone() -> None:
+    with Ledger.over(MemoryStore()) as ledger:
+        ledger.record([added(("a", "x.y", "failure", [f"a={n}" for n in range(200)], "1", False))] * 3)
+        ledger.record([added(("b", "x.y", "failure", ["a=1"], "1", False))])
+        memory = Memory(ledger, bytes_max=30_000)
+        for _ in range(2):
+            with pytest.raises(MemoryTooLarge, match="memory:"):
+                recall(memory, "a", "x.y", ["a=1"], ledger.head())
+            assert recall(memory, "b", "x.y", ["a=1"], ledger.head()).failure is not None
+        assert list(memory._buckets) == [("b", "x.y")]

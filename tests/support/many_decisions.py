@@ -7,10 +7,13 @@ from pathlib import Path
 
 from tallystick import Durability, Ledger, NewEvent, Policy
 from tallystick.events import gateway as events
+from tallystick.ledger.drafting import wall_clock
 from tallystick.projections.memory import memory_of
 from tallystick.recorders.gateway.decision import decide_purely, question_of, recall
+from tallystick.recorders.gateway.gateway import policy_key
 from tallystick.recorders.gateway.request import check_request
 from tallystick.recorders.gateway.ulid import ulid
+from tallystick.recorders.session.records import iso_text, moment
 
 POLICY = """
 schema_version: policy.v0
@@ -40,20 +43,30 @@ def fill(path: Path, decisions: int, *, label_every: int = 5, tenants: int = 20)
     chance = random.Random(7)
     policy = Policy.parse(POLICY)
     with Ledger.open(path, durability=Durability.PROCESS) as ledger:
-        registered = events.PolicyRegistered(
-            policy_id=policy.policy_id,
-            policy_version=policy.policy_version,
-            policy_hash=policy.policy_hash,
-            text=policy.text,
-        )
-        stream = events.policy_stream(policy.policy_hash)
-        ledger.record([NewEvent(kind=events.POLICY_REGISTERED, body=registered, stream=stream)])
+        register(ledger, policy)
         for start in range(0, decisions, CHUNK):
-            _record(ledger, policy, range(start, min(start + CHUNK, decisions)), tenants, chance)
-            _label(ledger, label_every, chance)
+            numbers = range(start, min(start + CHUNK, decisions))
+            record_decisions(ledger, policy, numbers, chance, tenants=tenants)
+            label_some(ledger, max(0, ledger.head().seq - CHUNK), chance, every=label_every)
 
 
-def _record(ledger: Ledger, policy: Policy, numbers: range, tenants: int, chance: random.Random) -> None:
+def register(ledger: Ledger, policy: Policy) -> None:
+    """Record the text of a policy."""
+    registered = events.PolicyRegistered(
+        policy_id=policy.policy_id,
+        policy_version=policy.policy_version,
+        policy_hash=policy.policy_hash,
+        text=policy.text,
+    )
+    stream = events.policy_stream(policy.policy_hash)
+    key = policy_key(policy.policy_hash)
+    ledger.record([NewEvent(kind=events.POLICY_REGISTERED, body=registered, stream=stream, key=key)])
+
+
+def record_decisions(
+    ledger: Ledger, policy: Policy, numbers: range, chance: random.Random, *, tenants: int
+) -> None:
+    """Decide on a request for each number, with the memory as of now, and record it."""
     head = ledger.head()
     snapshot = events.Snapshot(seq=head.seq, hash=head.hash.hex())
     with ledger.batch():
@@ -78,16 +91,16 @@ def _record(ledger: Ledger, policy: Policy, numbers: range, tenants: int, chance
             question = question_of(policy, checked.plain)
             found = recall(policy, question, checked.request.tenant_id, memory_of(ledger), head)
             decision = decide_purely(policy, question, found, snapshot, redaction="default", form=checked.jcs)
-            decision_id = f"dec_{ulid(head.seq * 1000, number.to_bytes(10, 'big'))}"
-            observed = events.DecisionObserved(decision_id=decision_id, created_at="2026-01-01T00:00:00Z")
+            at = wall_clock()
+            decision_id = f"dec_{ulid(at, number.to_bytes(10, 'big'))}"
+            observed = events.DecisionObserved(decision_id=decision_id, created_at=iso_text(moment(at)))
             body = events.DecisionRecorded(derived=decision, observed=observed)
             stream = events.decision_stream(decision_id)
-            ledger.record([NewEvent(kind=events.RECORDED, body=body, stream=stream)])
+            ledger.record([NewEvent(kind=events.RECORDED, body=body, stream=stream, at=at)])
 
 
-def _label(ledger: Ledger, every: int, chance: random.Random) -> None:
-    """Label some of the decisions of the last chunk."""
-    after = max(0, ledger.head().seq - CHUNK)
+def label_some(ledger: Ledger, after: int, chance: random.Random, *, every: int) -> None:
+    """Label one in `every` of the decisions behind an event."""
     with ledger.batch():
         for event in list(ledger.read(after, kinds=[events.RECORDED]))[::every]:
             derived = event.body["derived"]
