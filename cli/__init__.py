@@ -76,13 +76,15 @@ def status_of(error: BaseException) -> int:
     from tallystick.recorders import errors as recorders
     from tallystick.recorders.gateway import errors as gateway
     from tallystick.replay import errors as replay
+    from tallystick.replay.incident import errors as incident
 
     if isinstance(error, errors.BadLine) and isinstance(error.__cause__, errors.TallyError):
         return status_of(error.__cause__)  # an event on that line was refused
     findings: tuple[type[BaseException], ...] = (
         *(errors.KeyConflict, errors.PositionConflict, errors.TailLost, errors.MalformedEvent),
         *(recorders.SessionTaken, recorders.SessionNotExpirable, views.ProjectionFailed, views.AlteredViews),
-        *(gateway.RequestConflict, gateway.DecisionErased, gateway.DecisionAltered, replay.MalformedDecision),
+        *(gateway.RequestConflict, gateway.DecisionErased, gateway.DecisionAltered, gateway.EventMissing),
+        replay.MalformedDecision,
     )
     if isinstance(error, findings):
         return 1
@@ -96,6 +98,7 @@ def status_of(error: BaseException) -> int:
             views.BadProjection,
             replay.BadSelection,
             replay.TasksNotFound,
+            incident.BadIncident,
         ),
         *(gateway.InvalidRequest, gateway.InvalidPolicy, gateway.PolicyNotFound, gateway.BadPack),
         *(gateway.NoSuchDecision, gateway.InvalidDecisionEvent),

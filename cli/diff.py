@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from .app import exit_status, ledger_option, open_to_read
-from .decisions import ID_PREFIX
+from .decisions import ID_PREFIX, SEQ, decision_of, without_prefix
 from .explain import WIDTH_MAX, Item, Section, markdown_sections, plain, prose_sections, wrapped
 from .output import coloured, json_option, path_text, print_json
 
@@ -62,7 +61,10 @@ def _is_pack(name: str) -> bool:
 
 
 def _source(ledger: Ledger | None, name: str) -> Source:
-    """The decision that an argument names. Raises BadPack, NoSuchId, AmbiguousPrefix, OSError."""
+    """The decision that an argument names.
+
+    Raises BadPack, NoSuchId, AmbiguousPrefix, NoSuchEvent, UsageError, OSError.
+    """
     from tallystick.projections.errors import NoSuchId
     from tallystick.replay.diff.decisions import source_in, source_of
 
@@ -72,18 +74,12 @@ def _source(ledger: Ledger | None, name: str) -> Source:
         with Path(name).open("rb") as file:
             return source_of(read_pack(file.read(PACK_BYTES_MAX + 1), path_text(name)))
     assert ledger is not None, "it is opened for what is no pack"
-    if re.fullmatch(r"[0-9]{1,9}", name):
-        return source_in(ledger, _at(ledger, int(name)) or name)
-    rest = re.sub(rf"^(decision:)?({ID_PREFIX})?", "", name, flags=re.IGNORECASE)
+    if SEQ.fullmatch(name):
+        return source_in(ledger, decision_of(ledger, int(name)))
+    rest = without_prefix(name)
     if not rest:  # begins every id, and is the slip of a script
         raise NoSuchId("decisions", name)
-    return source_in(ledger, ID_PREFIX + rest.upper())
-
-
-def _at(ledger: Ledger, seq: int) -> str | None:
-    """The id of the decision that this event records, or says something of; None if it does not."""
-    row = next(ledger.rows(seq - 1, before=seq + 1), None) if seq else None
-    return row.stream.removeprefix("decision:") if row and row.stream.startswith("decision:") else None
+    return source_in(ledger, ID_PREFIX + rest)
 
 
 def _print(diff: DecisionDiff, as_markdown: bool) -> None:

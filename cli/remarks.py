@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from tallystick.ledger.event import Row
 
 LOOK_S: Final = 30.0
+#: What the arguments of a selection are called at the command line.
+_OPTIONS: Final = {
+    "layers": "--layer",
+    "ids": "decisions",
+    **{name: f"--{name.replace('_', '-')}" for name in ("up_to", "stream", "session", "decision", "since")},
+    **{name: f"--{name}" for name in ("until", "correlation")},
+}
 #: Altered events that are named one by one.
 NAMED_MAX: Final = 20
 
@@ -28,6 +35,8 @@ class Altered:
         from tallystick.ledger.walk import OwnHashes
 
         self.count = 0
+        #: What was said, for those who print it elsewhere, too; at most NAMED_MAX.
+        self.said: list[str] = []
         self._meaning = meaning
         self._problem = OwnHashes().problem
 
@@ -41,6 +50,7 @@ class Altered:
         """Say it, and count it; once many were named, only that there are more."""
         self.count += 1
         if self.count <= NAMED_MAX:
+            self.said.append(problem)
             sys.stdout.flush()
             say(f"tally: {problem}")
 
@@ -71,11 +81,17 @@ def remark_on_end(path: Path) -> int:
 
 def remedied(error: Exception) -> str:
     """The error's message, with a remedy that a person at the command line can use."""
-    from tallystick.ledger.errors import BodyTooLarge, Locked
+    from tallystick.ledger.errors import BodyTooLarge, Locked, Unavailable
+    from tallystick.replay.errors import BadSelection
 
     if isinstance(error, Locked):
         return f"{error.where}: {error.problem}; wait for it to finish and try again (`fuser` names it)"
     if isinstance(error, BodyTooLarge):
         remedy = "append a digest of the content instead, or append it from Python"
         return f"{error.path}: {error.problem}; {remedy}"
+    if isinstance(error, Unavailable) and error.problem == "was opened read-only":
+        return f"{error.where}: this user may not write it; run the command as one who may"
+    if isinstance(error, BadSelection):  # named after an argument in Python
+        remedy = error.remedy.replace("tasks=module:attribute", "--tasks MODULE:ATTRIBUTE")
+        return f"{_OPTIONS.get(error.what, error.what)}: {error.problem}; {remedy}"
     return str(error)

@@ -13,7 +13,7 @@ import click
 
 from .app import SeqType, SpanType, TimeType, exit_status, ledger_option, open_to_read
 from .outfile import check_output, force_option, replacing
-from .output import coloured, json_option, path_text, print_json, printable, progress, say
+from .output import coloured, counted, json_option, path_text, print_json, printable, progress, say
 
 if TYPE_CHECKING:
     from tallystick.replay.rendering.story import Moment
@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 LAYERS: Final = ("chain", "digest", "decision", "execution", "view")
 
 
-@click.command("replay", epilog=exit_status("everything matches", "something diverged"))
+_COULD_NOT: Final = "could not look, or the decision that was asked for was not decided again"
+
+
+@click.command("replay", epilog=exit_status("everything matches", "something diverged", _COULD_NOT))
 @click.option("--session", metavar="ID", help="Only this session; the beginning of its id is enough.")
-@click.option("--decision", metavar="ID", help="Only this decision; the beginning of its id is enough.")
+@click.option(
+    "--decision",
+    metavar="ID",
+    help="Only this decision; the beginning of its id is enough, or its event's number.",
+)
 @click.option("--stream", help="Only this stream.")
 @click.option("--correlation", metavar="ID", help="Only events with this correlation id.")
 @click.option("--range", "span", type=SpanType(), help="Only these seqs, both ends included.")
@@ -51,6 +58,11 @@ LAYERS: Final = ("chain", "digest", "decision", "execution", "view")
     help="Write the report there, too, as one HTML page that tells of the events.",
 )
 @force_option
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="What cannot be derived again is a finding, too (redactions do not count).",
+)
 @click.argument("pack", required=False, metavar="[PACK]", type=click.Path(path_type=Path))
 @ledger_option
 @json_option
@@ -65,6 +77,7 @@ def replay_command(
     path: Path,
     html: Path | None,
     force: bool,
+    strict: bool,
     as_json: bool,
     **selected: Any,
 ) -> None:
@@ -75,8 +88,9 @@ def replay_command(
     --tasks), view (stored tables and sealed digests, from projections built anew).
 
     What cannot be derived again, since it was erased, left out, or given by the caller, is counted and
-    said; what was seen once, such as clock times, is never compared. The ledger and what lies beside it
-    are only read. PACK, a decision in a zip file, is replayed by itself, without a ledger.
+    said, verdicts that were not decided again in the first line; what was seen once, such as clock times, is
+    never compared. The ledger and what lies beside it are only read. PACK, a decision in a zip file, is
+    replayed by itself, without a ledger.
     """
     if html is not None:
         check_output(html, force=force)
@@ -84,7 +98,7 @@ def replay_command(
         if layers or tasks or span or any(value is not None for value in selected.values()):
             raise click.UsageError("a pack is replayed as a whole; leave out what selects")
         report, page = _pack_report(pack, html is not None)
-        _end(ctx, report, as_json, html, page)
+        _end(ctx, report, as_json, html, page, strict)
         return
     from tallystick.replay.rendering.story import moments_of
     from tallystick.replay.run import replay_ledger
@@ -102,7 +116,7 @@ def replay_command(
         if not report.events and not selection.whole:
             raise click.UsageError("nothing was selected: no event fits all that was asked for")
         page = [] if html is None else _page(report, moments_of(ledger, report))
-    _end(ctx, report, as_json, html, page)
+    _end(ctx, report, as_json, html, page, strict)
 
 
 def _page(report: ReplayReport, moments: Iterable[Moment]) -> list[bytes]:
@@ -115,9 +129,12 @@ def _page(report: ReplayReport, moments: Iterable[Moment]) -> list[bytes]:
 def _pack_report(path: Path, with_page: bool) -> tuple[ReplayReport, list[bytes]]:
     """The report on a pack, and its page if that is wanted."""
     from tallystick.recorders.gateway.pack import PACK_BYTES_MAX, read_pack
+    from tallystick.replay.incident.opening import is_incident
     from tallystick.replay.pack import replay_pack
     from tallystick.replay.rendering.story import chosen_rows, tell
 
+    if is_incident(path):
+        raise click.UsageError(f"{path} is an incident: `tally incident --check {path}` checks it")
     with path.open("rb") as file:
         data = file.read(PACK_BYTES_MAX + 1)
     pack = read_pack(data, path_text(path))
@@ -127,9 +144,16 @@ def _pack_report(path: Path, with_page: bool) -> tuple[ReplayReport, list[bytes]
 
 
 def _end(
-    ctx: click.Context, report: ReplayReport, as_json: bool, html: Path | None, page: list[bytes]
+    ctx: click.Context,
+    report: ReplayReport,
+    as_json: bool,
+    html: Path | None,
+    page: list[bytes],
+    strict: bool,
 ) -> None:
     """Write the page where one is wanted, and print the report; a divergence is a finding."""
+    from tallystick.replay.outcome import Outcome, not_rederivable, outcome
+
     if html is not None:
         with replacing(html) as file:
             file.writelines(page)
@@ -140,6 +164,12 @@ def _end(
         _print_report(report)
     if report.diverged:
         ctx.exit(1)
+    left = not_rederivable(report, strict=True) if strict else 0
+    if left:
+        say(f"tally: --strict: {counted(left, 'check')} could not be derived again; the report says why")
+        ctx.exit(1)
+    if outcome(report) is Outcome.NOT_REDERIVABLE:
+        ctx.exit(3)
 
 
 def _costs(layers: tuple[str, ...]) -> list[int]:
@@ -151,9 +181,11 @@ def _costs(layers: tuple[str, ...]) -> list[int]:
 
 
 def _print_report(report: ReplayReport) -> None:
+    from tallystick.replay.outcome import Outcome, outcome
+
     verdict, *lines = str(report).split("\n")
-    word, _, rest = verdict.partition(" ")
-    colour = "red" if report.diverged else "green"
-    print(f"{coloured(word, fg=colour, bold=True)} {printable(rest)}")
+    word = outcome(report)
+    colours = {Outcome.MATCH: "green", Outcome.DIVERGED: "red", Outcome.NOT_REDERIVABLE: "yellow"}
+    print(f"{coloured(word, fg=colours[word], bold=True)} {printable(verdict.removeprefix(word).lstrip())}")
     for line in lines:
         print(printable(line))

@@ -108,7 +108,7 @@ def _pipeline(body: Any) -> Entry:
     succeeded = part(done, "success") is True
     text = f"{text_part(done, 'steps')} steps"
     if not succeeded:
-        text += f"; {text_part(done, 'failure_code')}: {text_part(done, 'failure_message')}"
+        text += f"; {text_part(done, 'failure_code')}: {text_part(body, 'observed', 'failure_message')}"
     return Entry("+" if succeeded else "x", "pipeline", text)
 
 

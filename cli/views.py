@@ -46,7 +46,8 @@ class Group(click.Group):
 def say_where(views: Views) -> None:
     """Tell the person at the terminal if the views are not where they are looked for."""
     if views.elsewhere is not None:
-        say(f"the views are in {path_text(views.path or '')}, since {views.elsewhere}")
+        where = "memory" if views.path is None else path_text(views.path)
+        say(f"the views are in {where}, since {views.elsewhere}")
 
 
 def forget_in_views(ledger: Ledger) -> str | None:
@@ -162,14 +163,17 @@ def rebuild_command(names: tuple[str, ...], path: Path) -> None:
 
 @views_command.command("path", epilog=exit_status("printed"))
 @ledger_option
-def path_command(path: Path) -> None:
+@click.pass_context
+def path_command(ctx: click.Context, path: Path) -> None:
     """Print where the views are, or will be once they are read: `datasette $(tally views path)`."""
     from tallystick.projections.views import views_of
 
     with open_to_read(path) as ledger:
         views = views_of(ledger)
         say_where(views)
-        click.echo(path_text(views.path or ""))
+        if views.path is None:
+            ctx.exit(3)
+        click.echo(path_text(views.path))
 
 
 @views_command.command("digest", epilog=exit_status("printed", "a projection failed"))
@@ -204,7 +208,7 @@ def seal_command(names: tuple[str, ...], path: Path, as_json: bool) -> None:
     others, nothing is sealed. `tally replay` builds the projections anew as of that event: a seal that no
     longer holds shows that tables, or events, were altered.
     """
-    from tallystick.projections.digest import seal_projections
+    from tallystick.projections.sealing import seal_projections
     from tallystick.projections.views import views_of
 
     with open_to_write(path) as ledger:

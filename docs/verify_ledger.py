@@ -9,7 +9,8 @@ ledger (SQLite) or an export (JSON lines, also gzip or on standard input) and pr
 
 With --part the file holds some events of a log, such as those of an incident: each is checked by itself and
 against its neighbours. With --chain FILE it holds them, too, and FILE what the chain needs of all others:
-together they are checked as a whole log.
+together they are checked as a whole log, and of each session or decision that the file holds in part it is
+said how many events FILE alone has: their bodies are withheld.
 
 Exit status: 0 VERIFIED or UNANCHORED, 1 BROKEN, 2 usage, 3 could not look. Needs Python 3.11
 and the package ``blake3``. Section numbers refer to docs/format.md.
@@ -49,6 +50,8 @@ LOWER_HEX = re.compile(r"([0-9a-f]{2})*")  # section 7
 HEAD = re.compile(r"(?:tally1:([0-9a-f]{32}):)?([1-9][0-9]{0,18}):([0-9a-f]{64})")  # section 6
 REORDER_DISTANCE_MAX = 100_000  # section 8, step 4
 CHAIN_NAMES = ("seq", "at", "kind", "stream", "key", "meta", "body_hash")  # section 7
+OF_ONE_THING = (b"session:", b"decision:")  # such a stream belongs together from first to last
+STREAMS_NAMED_MAX = 20
 LINE_BYTES_MAX = 1 << 30
 HEAD_FILE_BYTES_MAX = 1024
 SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -116,6 +119,8 @@ class Log:
     flawed: dict[int, str] = field(default_factory=dict)  # erased, but not as it should be
     recorded: set[int] = field(default_factory=set)  # erased, and a later event says so
     present: set[int] = field(default_factory=set)  # a record says erased, but the body is there
+    held: set[bytes] = field(default_factory=set)  # streams of one thing with an event that is here in whole
+    withheld: dict[bytes, int] = field(default_factory=dict)  # of such streams: events that are not
 
 
 def lp(data: bytes) -> bytes:
@@ -293,6 +298,11 @@ def walk(rows: Iterator[Sequence[object]], watched: frozenset[int], part: bool =
                 check_hashes(row, log.last_hash if row.seq == n and log.last_hash else None)
                 note_erasure(log, row)
                 log.events += 1
+            if row.stream.startswith(OF_ONE_THING):
+                if withheld:
+                    log.withheld[row.stream] = log.withheld.get(row.stream, 0) + 1
+                else:
+                    log.held.add(row.stream)
             log.last, log.last_hash = row.seq, row.hash
             if row.seq in watched:
                 log.seen[row.seq] = row.hash
@@ -469,7 +479,14 @@ def report(log: Log, expect: Anchor | None) -> tuple[dict[str, object], str]:
     if verdict == "UNANCHORED":
         line += f", anchored up to seq {anchored}" if anchored else ", nothing outside vouches for its end"
     result = {"verdict": verdict, "events": log.last, "head": head, "anchored": anchored}
-    return result | ({"whole": log.events} if log.events < log.last else {}), line
+    if log.events == log.last:
+        return result, line
+    torn = {name.decode(): log.withheld[name] for name in sorted(log.held & log.withheld.keys())}
+    if torn:
+        named = [f"{count} of {name}" for name, count in list(torn.items())[:STREAMS_NAMED_MAX]]
+        more = ["and others"] if len(torn) > STREAMS_NAMED_MAX else []
+        line += f"; WITHHELD, of streams that are here in part: {', '.join(named + more)}"
+    return result | {"whole": log.events, "withheld": torn}, line
 
 
 def part_report(log: Log, expect: Anchor | None) -> tuple[dict[str, object], str]:
@@ -478,7 +495,10 @@ def part_report(log: Log, expect: Anchor | None) -> tuple[dict[str, object], str
     line = f"UNANCHORED part of a log: {log.events} event{'s' if log.events > 1 else ''} up to seq {log.last}"
     line += ", each whole; nothing here shows that they stand in the log"
     line += f", but the head names seq {named}" if named else ""
+    if expect and not named:
+        line += f"; the head could not be used: it names seq {expect.seq}, which is not here"
     result = {"verdict": "UNANCHORED", "events": log.events, "part": True, "last": log.last, "named": named}
+    result["unused"] = expect.seq if expect and not named else None
     return result, line
 
 

@@ -19,6 +19,9 @@ OUTCOME: Final = "decision.outcome"
 NOTED: Final = "decision.noted"
 OVERRIDDEN: Final = "decision.overridden"
 MEMORY_ADDED: Final = "memory.added"
+_MEMORY_PREFIX: Final = "mem_"
+#: Digits of the largest seq that is looked for.
+_DIGITS_MAX: Final = 18
 
 
 def decision_stream(decision_id: str) -> str:
@@ -353,4 +356,11 @@ class MemoryAdded(msgspec.Struct, frozen=True, kw_only=True):
 
 def memory_id(seq: int) -> str:
     """The memory id of the `memory.added` with this seq; ids sort as their seqs do (below 10**12)."""
-    return f"mem_{seq:012d}"
+    return f"{_MEMORY_PREFIX}{seq:012d}"
+
+
+def memory_seq(memory_id: str) -> int | None:
+    """The seq of the `memory.added` with this memory id; None for what is no memory id."""
+    digits = memory_id.removeprefix(_MEMORY_PREFIX)
+    is_id = digits != memory_id and digits.isascii() and digits.isdecimal() and len(digits) <= _DIGITS_MAX
+    return (int(digits) or None) if is_id else None

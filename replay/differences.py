@@ -7,6 +7,8 @@ from typing import Any, Final
 import msgspec
 from blake3 import blake3
 
+from tallystick.recorders.capture import pointer_token
+
 from .report import Difference
 
 #: Places that are named; of more, the rest are summed up in one.
@@ -50,7 +52,11 @@ def _walk(expected: Any, actual: Any, path: str, found: list[Difference], depth:
         return any(
             [
                 _walk(
-                    expected.get(name, ABSENT), actual.get(name, ABSENT), _join(path, name), found, depth + 1
+                    expected.get(name, ABSENT),
+                    actual.get(name, ABSENT),
+                    f"{path}/{pointer_token(name)}",
+                    found,
+                    depth + 1,
                 )
                 for name in sorted({*expected, *actual})
                 if len(found) <= DIFFERENCES_MAX
@@ -70,10 +76,6 @@ def _walk(expected: Any, actual: Any, path: str, found: list[Difference], depth:
 
 def _item(values: list[Any], index: int) -> Any:
     return values[index] if index < len(values) else ABSENT
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}/{name.replace('~', '~0').replace('/', '~1')}"
 
 
 def shown(value: Any) -> Any:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tallystick.events import gateway as events
-from tallystick.ledger import chain
 from tallystick.ledger.event import Event, Head, Row
-from tallystick.ledger.ledger import Ledger
+from tallystick.ledger.walk import OwnHashes
 from tallystick.recorders.gateway.pack import EVENTS, Pack, check_pack
 
+from .layers.chain import WHAT
 from .layers.checks import Past
 from .layers.decision import Decisions
 from .layers.digest import Digests
@@ -67,24 +67,25 @@ def replay_pack(pack: Pack, *, entries_max: int = ENTRIES_MAX) -> ReplayReport:
     notes = Notes(_LAYERS, entries_max)
     part = Part(pack.rows, pack.head)
     recorded = next((row.seq for row in part.rows(kinds=[events.RECORDED])), 1)
-    broken = {row.seq for row in pack.rows if not _is_sound(row)}
+    hashes = OwnHashes()
+    broken = False
     for row in part.rows():
-        if row.seq in broken:
-            notes.diverged(Layer.CHAIN, row.seq, "hash", (), "its columns do not match its hashes")
-        else:
+        problem = hashes.problem(row)
+        if problem is None:
             notes.match(Layer.CHAIN)
+        else:
+            broken = True
+            notes.diverged(Layer.CHAIN, row.seq, WHAT, (), problem)
     for found in check_pack(pack):
-        if found.member != EVENTS or not broken:
+        if found.member != EVENTS or not broken:  # else it is said of the event above
             notes.diverged(Layer.DIGEST, recorded, found.member, (), found.problem)
     past = Past(part, pack.head, whole=False)
-    # Only rows are asked for; whether they come from a file makes no difference to memory.
-    decisions = Decisions(past, cast("Ledger", part))
     kinds: frozenset[str] = frozenset(row.kind for row in pack.rows if not row.kind.startswith("ledger."))
     bodies = Bodies(
         notes,
         {
             Layer.DIGEST: (kinds, Digests(past)),
-            Layer.DECISION: (frozenset({events.RECORDED}), decisions),
+            Layer.DECISION: (frozenset({events.RECORDED}), Decisions(past)),
         },
     )
     bodies.run(part.rows(), _nothing)
@@ -99,17 +100,6 @@ def replay_pack(pack: Pack, *, entries_max: int = ENTRIES_MAX) -> ReplayReport:
         reasons=notes.reasons(),
         observed=bodies.observed(),
     )
-
-
-def _is_sound(row: Row) -> bool:
-    """Whether a row's hashes follow from its columns; what it links to is not in the pack."""
-    try:
-        if row.body is not None and chain.body_hash(row.salt or b"", row.body) != row.body_hash:
-            return False
-        label = chain.label(row.kind, row.stream, row.key, row.meta)
-        return chain.event_hash(row.prev_hash, row.seq, row.at, row.body_hash, label) == row.hash
-    except Exception:
-        return False
 
 
 def _nothing(_: Any) -> None:

@@ -5,6 +5,7 @@ Shared by the command's timeline and the story of a report. Texts are raw: who p
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ SIGNS: Final[Mapping[str, str]] = {
     "in_progress": "…",
     "expired": "-",
 }
+
+_EPOCH: Final = dt.datetime(1970, 1, 1)
 
 
 def sign_of(outcome: str) -> str:
@@ -80,6 +83,18 @@ def tool_calls(turn: Any) -> list[str]:
 def kernel_text(urn: str) -> str:
     """A kernel's URN without what is the same for all."""
     return urn.removeprefix("ckp://Kernel#").removesuffix(":v1.0") or "?"
+
+
+def time_text(at: int, precision: str = "milliseconds") -> str:
+    """A time (microseconds since 1970 UTC) in UTC: 2026-03-12 14:30:00.123Z.
+
+    The number itself where no calendar has it. precision: as `isoformat` has it.
+    """
+    try:
+        moment = _EPOCH + dt.timedelta(microseconds=at)
+    except OverflowError:
+        return f"{at} µs"
+    return f"{moment.isoformat(' ', precision)}Z"
 
 
 def erased_text(erased: Any) -> str:

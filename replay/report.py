@@ -140,7 +140,10 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
         """The report as plain JSON values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         first = plain["entries"][self.entries.index(self.first)] if self.first is not None else None
-        return {**plain, "diverged": self.diverged, "first": first}
+        from .outcome import outcome, undecided
+
+        said = {"outcome": outcome(self).value, "undecided": undecided(self)}
+        return {**plain, **said, "diverged": self.diverged, "first": first}
 
     def to_json(self) -> bytes:
         """The report as JSON, the same bytes for the same report."""

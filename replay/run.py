@@ -21,6 +21,7 @@ from tallystick.projections.builtin import BUILT_IN
 from tallystick.projections.projection import Projection
 
 from .errors import BadSelection
+from .indexes import refuse_without_indexes
 from .layers.chain import check_chain
 from .layers.checks import Body, Checks, Past, Unreadable, read_body
 from .layers.decision import Decisions
@@ -70,6 +71,7 @@ def replay_ledger(
         raise BadSelection("entries_max", f"{entries_max} keeps no entry", "give at least 1")
     asked = Selection() if selection is None else selection
     head = ledger.head() if head is None else head
+    refuse_without_indexes(ledger, head)
     found = asked.resolved(ledger, head)
     rows = partial(found.rows, ledger, head) if only is None else only
     chosen = chosen_layers(found, layers, tasks is not None)
@@ -87,7 +89,7 @@ def replay_ledger(
     if Layer.DIGEST in chosen:
         checkers[Layer.DIGEST] = (frozenset(KINDS), Digests(past))
     if Layer.DECISION in chosen:
-        checkers[Layer.DECISION] = (frozenset({gateway.RECORDED}), Decisions(past, ledger))
+        checkers[Layer.DECISION] = (frozenset({gateway.RECORDED}), Decisions(past))
     if Layer.EXECUTION in chosen:
         assert registry is not None
         checkers[Layer.EXECUTION] = (frozenset({kernel.EXECUTED}), Executions(registry))

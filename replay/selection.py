@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -14,15 +15,19 @@ from tallystick.ledger.ledger import Ledger
 from tallystick.projections.errors import AmbiguousPrefix, NoSuchId
 
 from .errors import BadSelection
+from .parts import part
 
 _CANDIDATES_MAX: Final = 10
 _SEQ_MAX: Final = (1 << 62) - 1
+#: An event's number; no decision's id is one.
+_SEQ: Final = re.compile("[1-9][0-9]{0,17}")
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which events; without anything, all. What is given must hold together.
 
-    session, decision: an id, or a prefix that begins no other. stream: its name. correlation: the
+    session, decision: an id, or a prefix that begins no other; of a decision also the seq of an event that
+    records it or says something of it. stream: its name. correlation: the
     correlation id in an event's meta, or in a decision's request. first, last: seqs, both included. since,
     until: microseconds since 1970 UTC, the second not included. up_to: nothing behind this seq.
     """
@@ -71,8 +76,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             )
         if self.decision is not None:
             prefix = decisions.decision_stream("")
+            named = _named_by_event(ledger, prefix, self.decision) or self.decision
             found = msgspec.structs.replace(
-                found, decision=_whole_id(ledger, "decisions", prefix, decisions.RECORDED, self.decision)
+                found, decision=_whole_id(ledger, "decisions", prefix, decisions.RECORDED, named)
             )
         stream = found.one_stream
         if stream is not None and next(ledger.rows(stream=stream, limit=1), None) is None:
@@ -118,12 +124,17 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def _at(data: bytes | None, *path: str) -> object:
     """What stands at a path of names in JSON; None if nothing does."""
     try:
-        value = None if data is None else msgspec.json.decode(data)
+        return None if data is None else part(msgspec.json.decode(data), *path)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+
+
+def _named_by_event(ledger: Ledger, prefix: str, text: str) -> str | None:
+    """The id whose stream the event with this number is in; None for what is no such number."""
+    if not _SEQ.fullmatch(text):
+        return None
+    row = next(ledger.rows(int(text) - 1, before=int(text) + 1), None)
+    return row.stream[len(prefix) :] if row is not None and row.stream.startswith(prefix) else None
 
 
 def _whole_id(ledger: Ledger, what: str, prefix: str, kind: str, id_prefix: str) -> str:

@@ -7,7 +7,6 @@ What a changed verdict would have led to, such as other labels and so another me
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
@@ -19,10 +18,16 @@ from tallystick.ledger import chain
 from tallystick.ledger.errors import StoreError
 from tallystick.ledger.event import Head, Row
 from tallystick.ledger.ledger import Ledger
-from tallystick.projections.memory import NOTHING, MemoryBroken, Remembered
-from tallystick.recorders.gateway.decision import Question, decide_purely, question_of, recall
+from tallystick.projections.memory import NOTHING, MemoryBroken, MemoryTooLarge, Remembered
+from tallystick.recorders.gateway.decision import (
+    Question,
+    asked_otherwise,
+    decide_purely,
+    question_of,
+    recall,
+)
 from tallystick.recorders.gateway.pack import check_row
-from tallystick.recorders.gateway.policy import Policy, parse_cached
+from tallystick.recorders.gateway.policy import Policy, PolicySource, policy_of
 from tallystick.recorders.gateway.redaction import OFF
 from tallystick.recorders.gateway.request import DecisionRequest
 from tallystick.recorders.gateway.stages import ADVISORY, ENFORCE, STRENGTH
@@ -30,7 +35,15 @@ from tallystick.recorders.gateway.stages import ADVISORY, ENFORCE, STRENGTH
 from ..differences import same
 from ..errors import BadSelection
 from ..layers.checks import Body, Checks, Past, read_body
-from ..layers.decision import MEMORY_BROKEN, MEMORY_ERASED, NO_SNAPSHOT, NOT_EVALUATED, Decisions, as_recorded
+from ..layers.decision import (
+    MEMORY_BROKEN,
+    MEMORY_ERASED,
+    MEMORY_TOO_LARGE,
+    NO_SNAPSHOT,
+    NOT_EVALUATED,
+    Decisions,
+    as_recorded,
+)
 from ..layers.digest_gateway import policy_in, registered
 from ..report import Layer, Notes
 from .policy_reads import Reads
@@ -60,8 +73,6 @@ _POLICIES_MAX: Final = 1000
 _PROGRESS_EVERY: Final = 500
 _SAME_VERDICT: Final = ("reason_codes", "matched_rules", "queries", "obligations")
 
-#: A policy, the path of its file, or its YAML text (a str with a line break).
-PolicySource = Policy | str | os.PathLike[str]
 #: Called with the seq that is reached.
 Progress = Callable[[int], None]
 
@@ -87,7 +98,7 @@ def backtest(
     if changes_max is not None and changes_max < 0:
         raise BadSelection("changes_max", f"{changes_max} is no number of decisions", "give 0 or more")
     head = ledger.head()
-    test = _Test(ledger, head, _policy_of(policy), where, Tally(changes_max, on_change))
+    test = _Test(ledger, head, policy_of(policy), where, Tally(changes_max, on_change))
     told = 0
     for row in ledger.rows(before=head.seq + 1, kinds=[events.RECORDED]):
         test.take(row)
@@ -95,14 +106,6 @@ def backtest(
             told = row.seq
             progress(told)
     return test.report()
-
-
-def _policy_of(source: PolicySource) -> Policy:
-    if isinstance(source, Policy):
-        return source
-    if isinstance(source, str) and "\n" in source:
-        return parse_cached(source, "policy")
-    return Policy.load(source)
 
 
 class _Again(Checks):
@@ -159,7 +162,7 @@ class _Test:
         self._where = where
         self._tally = tally
         self._past = Past(ledger, head)
-        self._decisions = Decisions(self._past, ledger)
+        self._decisions = Decisions(self._past)
         self._reads = Reads(policy)
         self._alike: dict[str | None, bool] = {}
 
@@ -249,7 +252,7 @@ class _Test:
     ) -> Remembered | str:
         """What memory would have found then, or why nobody can tell."""
         alike = self._compares_alike(derived.policy.policy_hash)
-        if again.reason in (MEMORY_ERASED, MEMORY_BROKEN):
+        if again.reason in (MEMORY_ERASED, MEMORY_BROKEN, MEMORY_TOO_LARGE):
             # What it had found is recorded, and a policy that compares alike would have found the same.
             return as_recorded(derived) if alike else again.reason
         confirmed = alike and again.reason is None and not again.differing
@@ -261,6 +264,8 @@ class _Test:
             return recall(self._policy, question, tenant_id, self._decisions.memory, head)
         except MemoryBroken:
             return MEMORY_BROKEN
+        except MemoryTooLarge:
+            return MEMORY_TOO_LARGE
 
     def _compares_alike(self, policy_hash: str | None) -> bool:
         """Whether a policy of the past asks memory in the way that the new one does."""
@@ -304,7 +309,7 @@ class _Test:
                     again=str(again.again),
                 )
             )
-        tally.pinned += _asks_for_another(request, self._policy)
+        tally.pinned += asked_otherwise(request, self._policy) is not None
         tally.other_features += new.other_features
 
     def report(self) -> BacktestReport:
@@ -344,16 +349,6 @@ def _label(labels: Iterable[Row]) -> str | None:
 def _asks_memory(policy: Policy) -> tuple[Any, ...]:
     """By what a policy compares a request with what is remembered."""
     return frozenset(policy.feature_keys), policy.weights_key
-
-
-def _asks_for_another(request: DecisionRequest, policy: Policy) -> bool:
-    asked = request.policy
-    if asked is msgspec.UNSET:
-        return False
-    return any(
-        getattr(asked, name) not in (msgspec.UNSET, getattr(policy, name))
-        for name in ("policy_id", "policy_version")
-    )
 
 
 def _change(

@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from tallystick.recorders.capture import pointer_token
 from tallystick.recorders.gateway.conditions import compile_condition
 from tallystick.recorders.gateway.policy import Policy, RuleDocument
 
@@ -85,8 +86,8 @@ def _fields(policy: Policy, rule: RuleDocument) -> Iterator[str]:
 
 
 def _pointer(field: str) -> str:
-    """The JSON pointer of a dotted field (RFC 6901, section 3)."""
-    return "/" + field.replace("~", "~0").replace("/", "~1").replace(".", "/")
+    """The JSON pointer of a dotted field."""
+    return "".join(f"/{pointer_token(name)}" for name in field.split("."))
 
 
 def overlap(one: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,11 +21,10 @@ from tallystick.projections.memory import Memory, MemoryBroken
 from tallystick.recorders.gateway.decision import ENGINE_VERSION, decide_purely, question_of, recall
 from tallystick.recorders.gateway.errors import DecisionErased
 from tallystick.recorders.gateway.explanation import Look, facts_of, looks_of
-from tallystick.recorders.gateway.gateway import log_entry
 from tallystick.recorders.gateway.pack import Pack, check_row
 from tallystick.recorders.gateway.policy import Policy
 from tallystick.recorders.gateway.policy_diff import Change, diff_policies
-from tallystick.recorders.gateway.record import DecisionRecord, LogEntry, record_of
+from tallystick.recorders.gateway.record import DecisionRecord, LogEntry, log_entry, record_of
 from tallystick.recorders.gateway.redaction import OFF
 from tallystick.recorders.gateway.stages import DEFAULT
 
@@ -253,8 +252,7 @@ class _Decided:
             raise MalformedDecision(source.decision_id, self.row.seq, str(error)) from None
         registration = registered(self.derived.policy.policy_hash or "", self.past)
         self.policy: Policy | None = None if registration is None else policy_in(registration)
-        # Only rows are asked for; whether they come from a file makes no difference to memory.
-        self.memory = Memory(cast("Ledger", source.events))
+        self.memory = Memory(source.events)
 
     @property
     def tenant_id(self) -> str | None:
@@ -323,8 +321,12 @@ def _entry(row: Row) -> LogEntry | None:
 
 
 def diff_sources(first: Source, second: Source) -> DecisionDiff:
-    """Compare two decisions, wherever they come from. Raises DecisionErased, MalformedDecision."""
-    if (first.decision_id, first.head.ledger_id) == (second.decision_id, second.head.ledger_id):
+    """Compare two decisions, wherever they come from. Raises DecisionErased, MalformedDecision.
+
+    One decision as two packs have it, or a pack and the ledger, is two records: either may have been altered.
+    """
+    same = (first.decision_id, first.head.ledger_id) == (second.decision_id, second.head.ledger_id)
+    if same and first.whole and second.whole:
         raise BadSelection("ids", f"both name {first.decision_id}", "name two decisions")
     one, other = _Decided(first), _Decided(second)
     _share_memory(one, other)
@@ -361,9 +363,13 @@ def _share_memory(one: _Decided, other: _Decided) -> None:
     if first.whole or second.whole:
         one.memory = other.memory = (one if first.whole else other).memory
         return
-    rows = {row.seq: row for source in (first, second) for row in source.events.rows()}
+    rows = {row.seq: row for row in first.events.rows()}
+    others = {row.seq: row for row in second.events.rows()}
+    if any(rows[seq].hash != others[seq].hash for seq in rows.keys() & others.keys()):
+        return  # of two histories; each has its own
+    rows |= others
     both = Part(rows.values(), max(first.head, second.head))
-    one.memory = other.memory = Memory(cast("Ledger", both))
+    one.memory = other.memory = Memory(both)
 
 
 def _evaluated(side: _Decided) -> frozenset[str]:
@@ -477,7 +483,7 @@ def _memory(one: _Decided, other: _Decided) -> Iterator[Remembered]:
         first, second = (found.get(memory_id) for found in matches)
         match = second or first
         assert match is not None
-        seq = _seq_of(memory_id)
+        seq = events.memory_seq(memory_id)
         yield Remembered(
             memory_id=memory_id,
             decision_id=_learned_from(other if second else one, seq),
@@ -491,12 +497,6 @@ def _memory(one: _Decided, other: _Decided) -> Iterator[Remembered]:
 
 def _top(side: _Decided) -> list[events.Match]:
     return side.derived.risk_signals.failure_similarity.top_k
-
-
-def _seq_of(memory_id: str) -> int | None:
-    """The seq of a `memory.added`; None for what is no memory id."""
-    digits = memory_id.removeprefix("mem_")
-    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
 
 
 def _learned_from(side: _Decided, seq: int | None) -> str | None:

@@ -10,9 +10,9 @@ import msgspec
 from tallystick.recorders.gateway.explanation import Look
 from tallystick.recorders.gateway.policy_diff import MOVED, Change
 from tallystick.recorders.gateway.stages import ADVISORY
-from tallystick.recorders.session.records import iso_text, moment
 
 from ..differences import ABSENT
+from ..parts import time_text
 from .decisions import (
     MEMORY,
     POLICY,
@@ -72,8 +72,8 @@ def answer(diff: DecisionDiff) -> str:
     """What made the difference, in a sentence."""
     first, second = _verdict(diff.first), _verdict(diff.second)
     if diff.same_verdict:
-        inputs = "the requests are the same" if diff.same_inputs else f"though {_requests(diff)}"
-        return f"Both came out {first} for the same reasons; {inputs}."
+        inputs = "; the requests are the same" if diff.same_inputs else f", though {_requests(diff)}"
+        return f"Both came out {first} for the same reasons{inputs}."
     outcome = f"{first} and {second}" if first != second else f"Both came out {first}, for other reasons"
     common = "; ".join([_requests(diff), _policies(diff), _memories(diff)])
     return f"{outcome}: {common}. {_cause(diff)}"
@@ -176,7 +176,7 @@ def sections(diff: DecisionDiff) -> list[Section]:
 
 
 def _side(side: Side) -> Told:
-    time = iso_text(moment(side.at))[:19].replace("T", " ")
+    time = time_text(side.at, "seconds").removesuffix("Z")
     reasons = ", ".join(side.reason_codes)
     more = [f"{query.field}: {query.question}" for query in side.queries]
     more += [f"the caller has to do {_shown(obligation)}" for obligation in side.obligations]
@@ -207,7 +207,9 @@ def _policy(diff: DecisionDiff) -> Iterator[Told]:
     for change in diff.policy_changes:
         yield Told(_policy_change(change))
     if diff.other_policy_changes:
-        yield Told(f"and {diff.other_policy_changes:,} other differences, of what concerns neither request")
+        differences = "difference" if diff.other_policy_changes == 1 else "differences"
+        said = f"and {diff.other_policy_changes:,} other {differences}, of what concerns neither request"
+        yield Told(said)
     if first.mode != second.mode:
         yield Told(f"mode {first.mode} → {second.mode}")
 

@@ -7,6 +7,7 @@ version.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ import msgspec
 from tallystick.ledger.errors import Unavailable
 from tallystick.ledger.event import Row
 from tallystick.ledger.portable import export_line
+from tallystick.recorders.gateway.pack import zip_entry
 
 REPORT: Final = "report.html"
 README: Final = "README.txt"
@@ -40,10 +42,6 @@ FILES: Final = frozenset(
 #: What a zip file has all its files in, so that unpacking it litters nothing.
 FOLDER: Final = "incident"
 
-#: The earliest time that a zip file can hold.
-_DATE: Final = (1980, 1, 1, 0, 0, 0)
-_REGULAR_FILE: Final = 0o100644 << 16
-_UNIX: Final = 3
 #: What a gateway calls its decisions. Any other id is no name for a file.
 _DECISION_ID: Final = re.compile(r"dec_[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -112,11 +110,9 @@ class _Zip:
         self._archive = archive
 
     def open(self, name: str) -> IO[bytes]:
-        info = zipfile.ZipInfo(f"{FOLDER}/{name}", _DATE)
-        info.create_system = _UNIX
-        info.external_attr = _REGULAR_FILE
         # Of files whose size is not known beforehand.
-        return self._archive.open(info, "w", force_zip64=name.endswith(".jsonl"))
+        is_large = name.endswith(".jsonl")
+        return self._archive.open(zip_entry(f"{FOLDER}/{name}"), "w", force_zip64=is_large)
 
 
 def is_zip(target: Path) -> bool:
@@ -132,17 +128,20 @@ def bundle(target: Path, *, force: bool) -> Iterator[Bundle]:
     names `target`.
     """
     check_target(target, force=force)
+    _remove_leftovers(target)
     temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
     try:
         if is_zip(target):
             with temporary.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                     yield Bundle(_Zip(archive))
                 file.flush()
                 os.fsync(file.fileno())
         else:
             temporary.mkdir()
-            yield Bundle(_Folder(temporary))
+            with _locked(temporary):
+                yield Bundle(_Folder(temporary))
         # Here it comes to stand under its name, whole: a crash before leaves the temporary one alone.
         _rename(temporary, target, force)
     except OSError as error:
@@ -154,6 +153,43 @@ def bundle(target: Path, *, force: bool) -> Iterator[Bundle]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock on a file or folder. Raises BlockingIOError if a process that lives holds it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what commands that were killed while they wrote `target` left beside it."""
+    name = re.compile(re.escape(f".{target.name[:100]}.") + r"([0-9]{1,9})\.tmp")
+    for left in target.parent.iterdir():
+        found = name.fullmatch(left.name)
+        if found is None or left.is_symlink() or _lives(int(found[1])):
+            continue
+        # OSError: its writer lives where its number means another process, or it is not ours.
+        with suppress(OSError), _locked(left):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+
+def _lives(process: int) -> bool:
+    """Whether there is a process with this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def check_target(target: Path, *, force: bool) -> None:
     """Refuse a name that is taken by what must stay. Raises Unavailable."""
     if not target.name or not target.parent.is_dir():
@@ -161,7 +197,9 @@ def check_target(target: Path, *, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not force:
-        raise Unavailable(str(target), "exists already", "name another, or replace it with force")
+        raise Unavailable(
+            str(target), "exists already", "name another, or replace it with --force (force=True)"
+        )
     if target.is_symlink() or is_zip(target) != target.is_file():
         raise Unavailable(str(target), "is something else than an incident was written to", "name another")
     if target.is_dir() and (others := sorted(set(os.listdir(target)) - FILES)):
@@ -170,7 +208,9 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 def _rename(temporary: Path, target: Path, force: bool) -> None:
-    taken = Unavailable(str(target), "exists already", "name another, or replace it with force")
+    taken = Unavailable(
+        str(target), "exists already", "name another, or replace it with --force (force=True)"
+    )
     if is_zip(target):
         if force:
             temporary.replace(target)
@@ -210,3 +250,8 @@ def chain_line(row: Row) -> bytes:
     whole = msgspec.json.decode(export_line(row._replace(body=None, salt=None)))
     names = ("seq", "at", "kind", "stream", "key", "meta", "body_hash")
     return msgspec.json.encode({name: whole[name] for name in names})
+
+
+def why_line(row: Row, ring: str, why: str) -> bytes:
+    """Why an event belongs, as a line of why.jsonl."""
+    return msgspec.json.encode({"seq": row.seq, "kind": row.kind, "ring": ring, "why": why}) + b"\n"

@@ -164,6 +164,8 @@ class _Gathering:
         self._db = db
         #: Some of the streams that were met, so that not every event asks the index.
         self._recent: set[str] = set()
+        #: Some of the policies (hashes) and memory items (seqs) that were taken in: decisions share them.
+        self._rested_on: set[str | int] = set()
         #: Of a span of time: what its events refer to is taken along, and nothing from there.
         self._spans = self._selection.since is not None or self._selection.until is not None
 
@@ -351,11 +353,17 @@ class _Gathering:
         """Take in what a decision rests on: its policy, and what memory told it."""
         grounds = grounds_of(row)
         name = _shown(row.stream.removeprefix(gateway.decision_stream("")))
-        if grounds.policy_hash is not None:
+        if len(self._rested_on) > _RECENT_MAX:
+            self._rested_on.clear()
+        if grounds.policy_hash is not None and grounds.policy_hash not in self._rested_on:
+            self._rested_on.add(grounds.policy_hash)
             stream = gateway.policy_stream(grounds.policy_hash)
             for found in self._ledger.rows(before=self._head.seq + 1, stream=stream, limit=1):
                 self._add(found.seq, Ring.EVIDENCE, f"policy of decision {name}")
         for seq in grounds.memories:
+            if seq in self._rested_on:
+                continue
+            self._rested_on.add(seq)
             item = next(self._ledger.rows(seq - 1, before=seq + 1), None)
             if item is None or item.kind != gateway.MEMORY_ADDED:
                 continue

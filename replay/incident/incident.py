@@ -1,7 +1,7 @@
 """An incident: everything that belongs to a case, replayed, and put together for somebody else to judge.
 
-`write_incident` gathers the events (incident_gather), replays exactly those (run), says what happened
-(incident_summary) and writes a folder or zip file (incident_files) with the evidence and how to check it.
+`write_incident` gathers the events (`gather`), replays exactly those (`run`), says what happened (`summary`)
+and writes a folder or zip file (`files`) with the evidence and how to check it.
 docs/incident.md says what belongs and what is proved.
 """
 
@@ -9,39 +9,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from tallystick._version import __version__
 from tallystick.events import gateway
 from tallystick.ledger import records
-from tallystick.ledger.errors import MalformedEvent, NoSuchEvent, StoreError, TallyError, Unavailable
+from tallystick.ledger.arguments import expected_head
+from tallystick.ledger.errors import MalformedEvent, StoreError, TallyError, Unavailable
 from tallystick.ledger.event import Head, Row
 from tallystick.ledger.ledger import Ledger
 from tallystick.ledger.portable import export_line
+from tallystick.ledger.verify import Verdict
 from tallystick.recorders.gateway.packing import collect
 
 from ..errors import BadSelection
-from ..rendering.html import report_html
+from ..indexes import refuse_without_indexes
+from ..outcome import verdict_line
+from ..parts import time_text
 from ..rendering.story import Moment, chosen_rows, tell
-from ..rendering.text import verdict_line
 from ..report import ReplayReport
 from ..run import replay_ledger
 from ..selection import Selection
 from . import files
+from .derived import pretty, readme_page, report_page, summary_document
 from .files import Bundle, FileFact, bundle, chain_line, pack_name
 from .gather import Gathered, Ring, erased_by, gather
-from .readme import readme
-from .summary import Summary, facts_of, summarised, time_text
+from .summary import Summary, summarised
+from .whole import Whole, whole_ledger
 
 #: Decisions that are packed; of an incident with more, the others are packed with `tally export ID --pack`.
 PACKS_MAX: Final = 1000
 #: The bodies of a decision's stream that go into a pack, which is made in memory.
 _PACK_BODIES_MAX: Final = 32 << 20
 _NOTES_MAX: Final = 100
-_FORMAT: Final = 1
+#: Of the manifest.
+FORMAT: Final = 1
+#: Parts of the work that progress is told of: gathering, verifying, replaying, writing.
+PARTS: Final = 4
+_PROGRESS_EVERY: Final = 1000
 
 Progress = Callable[[int], None]
 
@@ -50,8 +60,9 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """An incident as it was written.
 
     what: what was asked for, in words. selection: the same, for programs. ledger_id: hex. head: seq and hash
-    (hex) of the ledger when it was gathered; nothing behind it was looked at. ledger_finding: the first thing
-    wrong with the chain of the whole ledger, or null. summary: what happened. report: the replay of exactly
+    (hex) of the ledger when it was gathered. ledger_verdict: of the whole ledger, VERIFIED, UNANCHORED or
+    BROKEN. anchored_to: the last event that a head from outside vouches for. ledger_finding: the first thing
+    wrong with the whole ledger, or null. summary: what happened. report: the replay of exactly
     these events. notes: what was not followed, packed or exported, and why. files: what was written.
     """
 
@@ -59,12 +70,24 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     selection: Selection
     ledger_id: str
     head: tuple[int, str]
+    ledger_verdict: Verdict
+    anchored_to: int | None
     ledger_finding: str | None
     summary: Summary
     report: ReplayReport
     notes: tuple[str, ...]
     unreadable: int
     files: tuple[FileFact, ...]
+
+    @property
+    def whole(self) -> Whole:
+        """What came of verifying the whole ledger."""
+        return Whole(
+            verdict=self.ledger_verdict,
+            last=self.head[0],
+            anchored_to=self.anchored_to,
+            finding=self.ledger_finding,
+        )
 
     @property
     def sound(self) -> bool:
@@ -75,8 +98,12 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     def verdict(self) -> str:
         """What came of it, in a line; the first word is MATCH, DIVERGED or BROKEN, or as a replay says."""
         line = verdict_line(self.report)
-        if self.report.diverged or self.sound:
+        if self.sound:
             return line
+        if self.report.diverged:
+            return (
+                line if self.ledger_finding is None else f"{line}; the ledger is BROKEN {self.ledger_finding}"
+            )
         if self.ledger_finding is not None:
             return f"BROKEN {self.ledger_finding}"
         return f"BROKEN {self.unreadable:,} events cannot be exported: they were altered"
@@ -94,6 +121,7 @@ def write_incident(
     selection: Selection,
     target: str | os.PathLike[str],
     *,
+    expect: Head | str | None = None,
     with_chain: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -101,28 +129,45 @@ def write_incident(
     """Gather what belongs to a session, a decision, a correlation id or a span of time, and write it down.
 
     selection: with exactly one of `session`, `decision`, `correlation`, or with `since`, `until` or both.
-    target: a zip file if its name ends in .zip, else a folder; it is whole or not there. with_chain: also of
+    target: a zip file if its name ends in .zip, else a folder; it is whole or not there. expect: a head of
+    the ledger that was kept elsewhere, or its line, to hold the ledger against. with_chain: also of
     every other event what the chain needs, which discloses their kinds, streams, keys and meta. force: take
-    the place of an earlier incident. progress: called with the number of events read, twice those of the
-    ledger. Reads only; memory is bounded whatever the ledger's size. Raises BadSelection, NoSuchId,
-    AmbiguousPrefix, Unavailable, MalformedEvent, OSError.
+    the place of an earlier incident. progress: called with how much is done, of PARTS times the ledger's
+    events: gathering, verifying, replaying and writing are a part each, however many belong. Reads only;
+    memory is bounded whatever the ledger's size. Raises BadSelection, NoSuchId,
+    AmbiguousPrefix, BadHead, Unavailable, MalformedEvent, OSError.
     """
     path = Path(target)
+    expect = expected_head(expect)
     files.check_target(path, force=force)
-    _check(selection)
+    check_selection(selection)
     head = ledger.head()
+    refuse_without_indexes(ledger, head)
     found = selection.resolved(ledger, head)
-    with gather(ledger, found, head, progress) as gathered:
+    part = partial(_part, progress, head.seq)
+    with gather(ledger, found, head, part(0, head.seq)) as gathered:
         if not len(gathered):
-            raise BadSelection("the incident", f"no event is {_what(found)}", "see `tally log`")
-        finding = _ledger_finding(ledger, head, progress)
-        report = replay_ledger(ledger, found, only=gathered.rows, head=head)
+            raise BadSelection("the incident", f"no event is {what_of(found)}", "see `tally log`")
+        whole = whole_ledger(ledger, head, expect, part(1, head.seq))
+        of_replay = part(2, 2 * len(gathered))  # the chain, then the bodies
+        report = replay_ledger(ledger, found, only=gathered.rows, head=head, progress=of_replay)
         summary = summarised(gathered.pairs())
         with bundle(path, force=force) as out:
-            return _Writing(ledger, gathered, report, summary, finding).write(out, with_chain)
+            writing = _Writing(ledger, gathered, report, summary, whole, part(3, 2 * len(gathered)))
+            return writing.write(out, with_chain)
 
 
-def _check(selection: Selection) -> None:
+def _part(progress: Progress | None, size: int, number: int, total: int) -> Progress:
+    """What to call with how much of a total is done, in a part that counts for `size`; parts begin with 0."""
+
+    def report(count: int) -> None:
+        if progress is not None:
+            progress(size * number + size * min(count, total) // max(total, 1))
+
+    return report
+
+
+def check_selection(selection: Selection) -> None:
     """One thing, and nothing that narrows it. Raises BadSelection."""
     given = [name for name in selection.__struct_fields__ if getattr(selection, name) is not None]
     one = len(given) == 1 and given[0] in ("session", "decision", "correlation")
@@ -133,7 +178,7 @@ def _check(selection: Selection) -> None:
         )
 
 
-def _what(found: Selection) -> str:
+def what_of(found: Selection) -> str:
     """What was asked for, in words."""
     if found.session is not None:
         return f"session {found.session}"
@@ -146,32 +191,25 @@ def _what(found: Selection) -> str:
     return f"what happened {since}{until}".strip()
 
 
-def _ledger_finding(ledger: Ledger, head: Head, progress: Progress | None) -> str | None:
-    """The first thing wrong with the chain up to the head."""
-
-    def further(count: int) -> None:
-        if progress is not None:
-            progress(head.seq + count)
-
-    try:
-        finding = ledger.verify(span=(1, head.seq), progress=further).finding
-    except NoSuchEvent as error:
-        return f"event {error.last + 1}: the ledger ends before its head"
-    return None if finding is None else f"event {finding.seq}: {finding.problem}: {finding.detail}"
-
-
 class _Writing:
     """Writes what was found, file by file."""
 
     def __init__(
-        self, ledger: Ledger, gathered: Gathered, report: ReplayReport, summary: Summary, finding: str | None
+        self,
+        ledger: Ledger,
+        gathered: Gathered,
+        report: ReplayReport,
+        summary: Summary,
+        whole: Whole,
+        progress: Progress,
     ) -> None:
         self._ledger = ledger
         self._gathered = gathered
         self._head = gathered.head
         self._report = report
         self._summary = summary
-        self._finding = finding
+        self._whole = whole
+        self._progress = progress
         self._notes = [f"not followed: {what}" for what in gathered.general]
         self._unreadable = 0
 
@@ -184,32 +222,34 @@ class _Writing:
         out.put(files.HEAD, f"{self._head}\n".encode())
         out.put(files.VERIFIER, resources.files(__package__).joinpath(files.VERIFIER).read_bytes())
         incident = self._incident(out)
-        out.put(files.REPORT, self._html(incident).encode("utf-8", "backslashreplace"))
-        out.put(files.REPLAY, _pretty(self._report.to_dict()))
-        told = {name: value for name, value in incident.to_dict().items() if name != "files"}
-        out.put(files.SUMMARY, _pretty(told))
-        what = incident.what[:1].upper() + incident.what[1:]
-        out.put(files.README, readme(what, incident.verdict, self._exported, out.files, self._head))
+        out.put(files.REPORT, report_page(incident, self._moments()))
+        out.put(files.REPLAY, pretty(self._report.to_dict()))
+        out.put(files.SUMMARY, pretty(summary_document(incident)))
+        names = [file.name for file in out.files]
+        out.put(files.README, readme_page(incident, names, self._exported, str(self._head)))
         self._refuse_erased_meanwhile()
         manifest = {
-            "format": _FORMAT,
+            "format": FORMAT,
+            "version": __version__,
             "ledger_id": incident.ledger_id,
             "head": str(self._head),
             "selection": incident.selection,
             "events": self._exported,
             "files": sorted(out.files, key=lambda file: file.name),
         }
-        out.put(files.MANIFEST, _pretty(manifest))
+        out.put(files.MANIFEST, pretty(manifest))
         return self._incident(out)
 
     def _incident(self, out: Bundle) -> Incident:
         assert self._head.ledger_id is not None, "a ledger's own head names it"
         return Incident(
-            what=_what(self._gathered.selection),
+            what=what_of(self._gathered.selection),
             selection=self._gathered.selection,
             ledger_id=self._head.ledger_id.hex(),
             head=(self._head.seq, self._head.hash.hex()),
-            ledger_finding=self._finding,
+            ledger_verdict=self._whole.verdict,
+            anchored_to=self._whole.anchored_to,
+            ledger_finding=self._whole.finding,
             summary=self._summary,
             report=self._report,
             notes=tuple(self._notes),
@@ -227,17 +267,20 @@ class _Writing:
 
     def _events(self, out: Bundle) -> None:
         with out.file(files.EVENTS) as file:
-            for row in self._gathered.rows():
+            for count, row in enumerate(self._gathered.rows(), 1):
+                if count % _PROGRESS_EVERY == 0:
+                    self._progress(count)
                 try:
                     file.write(export_line(row) + b"\n")
                 except MalformedEvent as error:
                     self._unreadable += 1
                     self._note(f"not exported: {error}")
         with out.file(files.WHY) as file:
-            for member, row in self._gathered.pairs():
+            for count, (member, row) in enumerate(self._gathered.pairs(), 1):
+                if count % _PROGRESS_EVERY == 0:
+                    self._progress(self._summary.events + count)
                 ring = member.ring.name.lower()
-                why = {"seq": row.seq, "kind": row.kind, "ring": ring, "why": member.why}
-                file.write(msgspec.json.encode(why) + b"\n")
+                file.write(files.why_line(row, ring, member.why))
 
     def _chain(self, out: Bundle) -> None:
         """Every event that is not of the incident, without its body."""
@@ -286,20 +329,6 @@ class _Writing:
             self._note(f"no pack of event {row.seq}: it is malformed ({type(error).__name__})")
         return None
 
-    def _html(self, incident: Incident) -> str:
-        told = self._summary.events
-        moments = list(self._moments())
-        ledger_line = (
-            f"every hash of events 1 to {self._head.seq:,} follows"
-            if self._finding is None
-            else f"BROKEN {self._finding}"
-        )
-        facts = facts_of(self._summary, ledger_line, self._notes)
-        title = f"Incident: {incident.what}"
-        return report_html(
-            self._report, moments, title=title, facts=facts, left_out=max(0, told - len(moments))
-        )
-
     def _moments(self) -> Iterator[Moment]:
         for moment in tell(chosen_rows(self._gathered.rows(), self._report)):
             yield msgspec.structs.replace(moment, why=self._gathered.why(moment.seq))
@@ -311,7 +340,3 @@ class _Writing:
             for seq in erased_by(record):
                 if self._gathered.holds(seq):
                     raise Unavailable(f"event {seq}", "was erased meanwhile", "gather the incident again")
-
-
-def _pretty(value: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2) + b"\n"

@@ -198,9 +198,9 @@ def grounds_of(row: Row) -> Grounds:
     memories = []
     for match in found[:NAMES_MAX] if isinstance(found, list) else []:
         memory_id = part(match, "memory_id")
-        number = memory_id.removeprefix("mem_").lstrip("0") if isinstance(memory_id, str) else ""
-        if _SEQ.fullmatch(number):
-            memories.append(int(number))
+        seq = gateway.memory_seq(memory_id) if isinstance(memory_id, str) else None
+        if seq is not None:
+            memories.append(seq)
     return Grounds(policy_hash if _is_value(policy_hash) else None, memories)
 
 

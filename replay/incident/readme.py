@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from tallystick.ledger.event import Head
-
-from .files import CHAIN, FileFact
+from .files import CHAIN, PACKS
 
 _README: Final = """\
 {what}
 {verdict}
+The whole ledger, as whoever made this says: {ledger}
 
 What is here
   report.html       what happened, event by event, and what a replay of it found; open it in a browser
   summary.json      what happened, for programs; replay.json: the whole report of the replay
   events.jsonl      the {events} events of the incident with every column, hashes in hex: lines of an export
   why.jsonl         why each of them belongs
-{chain_file}  packs/            {packs}
-  head.txt          the ledger's head line when this was made
+{chain_file}{packs}  head.txt          the ledger's head line when this was made, as whoever made this says
   verify_ledger.py  checks the hashes; needs Python 3.11 and the package blake3, and nothing of Tallystick
   manifest.json     size and SHA-256 of each file above
+
+How to check it with Tallystick
+      tally incident --check FOLDER_OR_ZIP --manifest SHA256 --expect HEAD
+  SHA256 is what you were told that manifest.json has; HEAD is a head line of the ledger that you got from
+  elsewhere. Leave out what you have not got: head.txt is no substitute, since it came with the rest.
+  It holds every file against the manifest, derives every hash again, holds every event of every pack against
+  events.jsonl, replays the packs, finds again what belongs, and makes report.html, summary.json, why.jsonl
+  and this file again from the events. It says VERIFIED only if HEAD is the end of the chain that is here.
 
 How to check it without Tallystick
   Read verify_ledger.py, or take it from a place that you trust (docs/verify_ledger.py of Tallystick).
@@ -28,10 +35,8 @@ How to check it without Tallystick
       python verify_ledger.py --part events.jsonl
 {check_chain}  It derives every event's hash again from its columns: body_hash is BLAKE3(salt || body), and
   hash covers it with seq, at, kind, stream, key, meta and the hash of the event before (docs/format.md).
-
-How to check it with Tallystick
-      tally replay packs/NAME.zip
-  decides the recorded request again, under the recorded policy with the recorded memory.
+  It looks at no other file. A pack (packs/) is worth something only if each line of the events.jsonl in it
+  is a line of events.jsonl here; the reports only if they say what the events say.
 
 How to check it against the ledger that it came from
       tally -f LEDGER show SEQ                   has the hash that stands here beside that seq
@@ -41,8 +46,8 @@ What it proves
 {proves}
 What it does not prove
   That what was recorded is true: only that it is what was recorded.
-  Whoever owns a ledger can write all of it anew, with every hash. Against that helps only a head line
-  that was kept elsewhere, before: compare head.txt with it. The head here is
+  Whoever owns a ledger can write all of it anew, with every hash, and head.txt and this folder with it.
+  Against that helps only a head line that was kept elsewhere, before. The head here is
       {head}
   report.html, summary.json, replay.json and why.jsonl are conclusions; the events and packs are the evidence.
   Erased bodies stay erased, and what was redacted or recorded as a digest alone is not here.
@@ -50,9 +55,14 @@ What it does not prove
 _CHAIN_FILE: Final = """\
   chain.jsonl       of every other event what the chain needs: all columns but salt and body
 """
+_PACKS: Final = """\
+  packs/            {packs}
+"""
 _CHECK_CHAIN: Final = """\
       python verify_ledger.py events.jsonl --chain chain.jsonl --expect HEAD
-  HEAD is a head line that you got from elsewhere, or head.txt if there is none.
+  HEAD as above. Without it, the end of the chain is what whoever made this says: UNANCHORED.
+  If events of sessions or decisions that events.jsonl holds stand in chain.jsonl alone, it says
+  which: their bodies were withheld.
 """
 _PROVES_PART: Final = """\
   Each event in events.jsonl is whole: nothing in it was changed without making its hash anew. Events that
@@ -61,28 +71,29 @@ _PROVES_PART: Final = """\
   with its chain (tally incident --with-chain).
 """
 _PROVES_CHAIN: Final = """\
-  events.jsonl and chain.jsonl together are the chain from event 1 to the head: every event in events.jsonl
-  stands in it, at its place, unchanged since the head was kept, and none is missing between them. The bodies
-  of the others are not here, nor can they be guessed from their hashes, which are salted.
+  If HEAD is from elsewhere: events.jsonl and chain.jsonl together are the chain from event 1 to the head.
+  Every event in events.jsonl stands in it, at its place, unchanged since the head was kept, and none is in
+  neither file. Which events stand in chain.jsonl alone was up to whoever made this: their bodies are not
+  here, nor can they be guessed from their hashes, which are salted. Their kinds, streams, keys and meta are.
 """
 
 
-def readme(what: str, verdict: str, events: int, files: list[FileFact], head: Head) -> bytes:
-    """The text. files: those that were written so far."""
-    with_chain = any(file.name == CHAIN for file in files)
-    packs = sum(file.name.startswith("packs/") for file in files)
-    decisions = {
-        0: "(empty: no decision belongs to it)",
-        1: "the decision, as `tally export ID --pack` writes it",
-    }.get(packs, f"each of the {packs:,} decisions, as `tally export ID --pack` writes it")
+def readme(what: str, verdict: str, ledger: str, events: int, names: Sequence[str], head: str) -> bytes:
+    """The text. ledger: what came of verifying all of it. names: of the files that were written."""
+    with_chain = CHAIN in names
+    packs = sum(name.startswith(f"{PACKS}/") for name in names)
+    decisions = {1: "the decision, as `tally export ID --pack` writes it"}.get(
+        packs, f"each of the {packs:,} decisions, as `tally export ID --pack` writes it"
+    )
     text = _README.format(
         what=_line(what),
         verdict=_line(verdict),
+        ledger=_line(ledger),
         events=f"{events:,}",
         chain_file=_CHAIN_FILE if with_chain else "",
         check_chain=_CHECK_CHAIN if with_chain else "",
         proves=_PROVES_CHAIN if with_chain else _PROVES_PART,
-        packs=decisions,
+        packs=_PACKS.format(packs=decisions) if packs else "",
         head=head,
     )
     return text.encode()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -14,13 +14,13 @@ from tallystick.ledger import records
 from tallystick.ledger.event import Row
 
 from ..layers.checks import Body, read_body
-from ..parts import part, text_part
+from ..parts import part, text_part, time_text
+from ..rendering.markup import element, escaped, joined
 from ..rendering.story import tell
 from .gather import Member, Ring
 
 #: Of each sort of thing so many are told of; all are counted.
 TOLD_MAX: Final = 100
-_EPOCH: Final = dt.datetime(1970, 1, 1)
 _TEXT_MAX: Final = 300
 
 
@@ -236,6 +236,7 @@ def _headline(row: Row) -> str:
 #: Sessions and decisions, and of other things, that are told of at the top of the report.
 _THINGS_SHOWN: Final = 20
 _SAID_SHOWN: Final = 10
+_OF_EVENT: Final = re.compile(r"([A-Za-z ]+, )event ([0-9]{1,18})")
 _TITLES: Final = {
     "failures": "Failed",
     "errors_returned": "Answered with an error",
@@ -247,12 +248,22 @@ _TITLES: Final = {
 }
 
 
-def facts_of(summary: Summary, ledger_line: str, notes: Iterable[str]) -> list[tuple[str, str]]:
-    """What the report says at its top, a name and a text each."""
+def facts_of(
+    summary: Summary, ledger_line: str, notes: Iterable[str], told: Container[int] = ()
+) -> list[tuple[str, str]]:
+    """What the report says at its top, a name and a text each; a name leads to its event if that is told."""
     found = [*_circumstances(summary), *_things(summary), *_said(summary)]
     found.append(("The whole ledger", ledger_line))
     found += [("Note", note) for note in notes]
-    return [(name, text) for name, text in found if text]
+    return [(_leading(name, told), text) for name, text in found if text]
+
+
+def _leading(name: str, told: Container[int]) -> str:
+    """`Failed, event 12` with a link to that event."""
+    found = _OF_EVENT.fullmatch(name)
+    if found is None or int(found[2]) not in told:
+        return name
+    return joined([escaped(found[1]), element("a", f"event {found[2]}", href=f"#event-{found[2]}")])
 
 
 def _circumstances(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -297,12 +308,3 @@ def _events(count: int) -> str:
 def _more(summary: Summary, name: str, told: int) -> str:
     left = summary.counts.get(name, 0) - told
     return f"and {left:,} more" if left > 0 else ""
-
-
-def time_text(at: int) -> str:
-    """A time in UTC: 2026-03-12 14:30:00.123Z; the number itself where no calendar has it."""
-    try:
-        moment = _EPOCH + dt.timedelta(microseconds=at)
-    except OverflowError:
-        return f"{at} µs"
-    return f"{moment.isoformat(' ', 'milliseconds')}Z"

@@ -6,7 +6,6 @@ that forbids the rest. All text goes through `markup`. The same report and event
 
 from __future__ import annotations
 
-import datetime as dt
 import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +18,13 @@ from typing import Any, Final
 
 import msgspec
 
+from ..outcome import Outcome, verdict_line
+from ..parts import time_text
 from ..report import LAYERS, Entry, Layer, ReplayReport, Result
 from ..selection import Selection
 from .html_values import side_by_side, value_markup
 from .markup import Markup, closing, element, joined, opening, page, visible
 from .story import Moment, Provenance, cut
-from .text import verdict_line
 
 #: Entries that are written out; of each section, and for the rest their number.
 ENTRIES_SHOWN: Final = 200
@@ -97,10 +97,19 @@ def report_html(
     facts: Sequence[tuple[str, str]] = (),
     left_out: int = 0,
     command: str | None = None,
+    verdict: str | None = None,
 ) -> str:
     """The report as one HTML page; see `report_pieces`, which makes it with less memory."""
     return "".join(
-        report_pieces(report, moments, title=title, facts=facts, left_out=left_out, command=command)
+        report_pieces(
+            report,
+            moments,
+            title=title,
+            facts=facts,
+            left_out=left_out,
+            command=command,
+            verdict=verdict,
+        )
     )
 
 
@@ -112,19 +121,22 @@ def report_pieces(
     facts: Sequence[tuple[str, str]] = (),
     left_out: int = 0,
     command: str | None = None,
+    verdict: str | None = None,
 ) -> Iterator[str]:
     """The report as one HTML page, piece by piece.
 
     moments: the events to tell of, in order; all are taken, one at a time, before the first piece comes.
     facts: names and values that stand first. left_out: how many of the selected events are not among the
     moments; the report may know of more. command: what makes the same report again; default `tally replay`.
+    verdict: the line at the top, where more was looked at than what was replayed; its first word is MATCH if
+    nothing is wrong.
     """
     title = cut(title, _CELL_CHARACTERS_MAX)
     timeline = _Timeline(report)
     told = timeline.items(moments)
     missing = max(left_out, report.events - timeline.given) + timeline.given - timeline.shown
     body = chain(
-        [_header(report, title, bool(told)), opening("main")],
+        [_header(report, title, bool(told), verdict or verdict_line(report)), opening("main")],
         _section("facts", "What was looked at", [_facts(report, facts)]),
         _section("layers", "What was derived again", [_layers(report)]),
         _section("diverged", "What diverged", _diverged(report, timeline)),
@@ -156,15 +168,16 @@ def _head(title: str) -> Iterator[Markup]:
     yield element("title", visible(title))  # a title holds text only
 
 
-def _header(report: ReplayReport, title: str, has_events: bool) -> Markup:
-    word, _, rest = verdict_line(report).partition(" ")
+def _header(report: ReplayReport, title: str, has_events: bool, verdict: str) -> Markup:
+    word = next((str(one) for one in Outcome if verdict.startswith(one)), verdict.partition(" ")[0])
+    rest = verdict.removeprefix(word).lstrip()
     first = report.first
     line = element(
         "p",
         element("strong", word),
         " ",
         rest if first is None else element("a", cut(rest, _CELL_CHARACTERS_MAX), href="#first-divergence"),
-        class_="verdict bad" if report.diverged else "verdict good",
+        class_="verdict good" if word == Outcome.MATCH and not report.diverged else "verdict bad",
     )
     unsure = sum(counts.not_rederivable for counts in report.layers.values())
     places = [
@@ -248,18 +261,9 @@ def selection_text(selection: Selection) -> str:
         return "everything"
     said = []
     for name, value in given.items():
-        words = _time_text(value, "microseconds") if name in ("since", "until") else str(value)
+        words = time_text(value, "microseconds") if name in ("since", "until") else str(value)
         said.append(f"{_SELECTED.get(name, name)} {words}")
     return ", ".join(said)
-
-
-def _time_text(at: int, precision: str = "milliseconds") -> str:
-    """A time in UTC; where no calendar has it, its number."""
-    try:
-        moment = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=at)
-    except OverflowError:
-        return f"{at} µs"
-    return f"{moment.isoformat(' ', precision)}Z"
 
 
 def _layers(report: ReplayReport) -> Markup:
@@ -472,7 +476,7 @@ _TONES: Final = {"+": "good", "x": "bad", "~": "doubtful"}
 
 def _about(moment: Moment) -> Iterator[Markup]:
     """When, what, where, who, and why it belongs."""
-    yield element("span", _time_text(moment.at), class_="time")
+    yield element("span", time_text(moment.at), class_="time")
     yield element("code", moment.kind)
     yield element("span", "in ", element("code", cut(moment.stream, 120)))
     if moment.actor:
@@ -548,5 +552,5 @@ def replay_options(selection: Selection) -> Iterator[str]:
         value = getattr(selection, name)
         if value is not None:
             is_time = name in ("since", "until")
-            text = _time_text(value, "microseconds").replace(" ", "T") if is_time else str(value)
+            text = time_text(value, "microseconds").replace(" ", "T") if is_time else str(value)
             yield f"--{name.replace('_', '-')} {shlex.quote(text)}"

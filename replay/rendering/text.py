@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ..differences import ABSENT
+from ..outcome import verdict_line
 from ..report import Entry, Layer, ReplayReport, Result
 
 #: What each layer is about, in a line.
@@ -20,21 +21,13 @@ ABOUT: Final = {
 #: Entries that are written out; all are in the report.
 ENTRIES_SHOWN: Final = 50
 _VALUE_SHOWN: Final = 100
+#: What a decision says of the log before it: after an altered event, of every decision that follows.
+SNAPSHOT: Final = "memory_snapshot"
 
 
 def report_text(report: ReplayReport) -> str:
     """The whole report, the verdict first."""
     return "\n".join([verdict_line(report), "", *_layers(report), *_diverged(report), *_others(report)])
-
-
-def verdict_line(report: ReplayReport) -> str:
-    """`MATCH …` or `DIVERGED …`, in one line."""
-    events = f"{report.events:,} event{'' if report.events == 1 else 's'}"
-    first = report.first
-    if first is None:
-        checks = sum(counts.match for counts in report.layers.values())
-        return f"MATCH {events}: {checks:,} checks derived again as recorded"
-    return f"DIVERGED at event {first.seq}, layer {first.layer}: {first.what}{_why(first)}"
 
 
 def _layers(report: ReplayReport) -> list[str]:
@@ -48,15 +41,43 @@ def _layers(report: ReplayReport) -> list[str]:
 def _diverged(report: ReplayReport) -> list[str]:
     found = [entry for entry in report.entries if entry.result is Result.DIVERGED]
     lines = [""] if found else []
-    for entry in found[:ENTRIES_SHOWN]:
+    told, following = _told_once(found)
+    for entry in told[:ENTRIES_SHOWN]:
         lines.append(f"event {entry.seq}, {entry.layer}: {entry.what}{_why(entry)}")
         for difference in entry.differences:
             where = f"  at {difference.path}:" if difference.path else " "
             expected, actual = _shown(difference.expected), _shown(difference.actual)
             lines.append(f"{where} expected {expected}, recorded {actual}")
-    if report.diverged > min(len(found), ENTRIES_SHOWN):
-        lines.append(f"… and {report.diverged - min(len(found), ENTRIES_SHOWN):,} more that diverged")
+    if following:
+        events = f"events {following[0].seq} to {following[-1].seq}" if len(following) > 1 else "one event"
+        why = f"{SNAPSHOT} names a hash from before the change"
+        lines.append(f"{len(following):,} more follow from it: {why} ({events})")
+    rest = report.diverged - min(len(told), ENTRIES_SHOWN) - len(following)
+    if rest > 0:
+        lines.append(f"… and {rest:,} more that diverged")
     return lines
+
+
+def _told_once(found: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """What is written out, and the decisions whose snapshot alone is off, as of all after an altered event.
+
+    The first of these is written out, too. One that is off with nothing altered before it is told by itself.
+    """
+    told: list[Entry] = []
+    following: list[Entry] = []
+    shown = False
+    for entry in found:
+        if (
+            entry.layer is Layer.DIGEST
+            and entry.what == SNAPSHOT
+            and entry.differences
+            and found[0].seq < entry.seq
+        ):
+            (following if shown else told).append(entry)
+            shown = True
+        else:
+            told.append(entry)
+    return told, following
 
 
 def _others(report: ReplayReport) -> list[str]:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tallystick.ledger.verify import Report, Verdict
     from tallystick.ledger.walk import Finding, Problem
     from tallystick.projections.builtin import BUILT_IN
-    from tallystick.projections.digest import ProjectionDigest, seal_projections
+    from tallystick.projections.digest import ProjectionDigest
     from tallystick.projections.engine import ViewStatus
     from tallystick.projections.errors import (
         AlteredViews,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         ProjectionFailed,
     )
     from tallystick.projections.projection import Projection, Table
+    from tallystick.projections.sealing import seal_projections
     from tallystick.projections.search import SearchHit
     from tallystick.projections.tables import Tables
     from tallystick.projections.views import Views, views_of
@@ -116,6 +117,8 @@ if TYPE_CHECKING:
     from tallystick.replay.backtest.where import Where
     from tallystick.replay.diff.decisions import DecisionDiff, diff_decisions
     from tallystick.replay.errors import BadSelection, MalformedDecision, TasksNotFound
+    from tallystick.replay.incident.check import IncidentCheck, check_incident
+    from tallystick.replay.incident.errors import BadIncident
     from tallystick.replay.incident.incident import Incident, write_incident
     from tallystick.replay.rendering.html import report_html
     from tallystick.replay.rendering.story import Moment, moments_of
@@ -134,6 +137,7 @@ __all__ = [
     "BacktestReport",
     "BadConversation",
     "BadHead",
+    "BadIncident",
     "BadLine",
     "BadProjection",
     "BadRow",
@@ -161,6 +165,7 @@ __all__ = [
     "Head",
     "HistoryReplaced",
     "Incident",
+    "IncidentCheck",
     "Interfered",
     "InvalidCall",
     "InvalidDecisionEvent",
@@ -233,6 +238,7 @@ __all__ = [
     "WrongHeadFile",
     "__version__",
     "backtest",
+    "check_incident",
     "decide",
     "diff_decisions",
     "expire",
@@ -333,7 +339,7 @@ _EXPORTS: dict[str, str] = {
     "BUILT_IN": "tallystick.projections.builtin",
     "ViewStatus": "tallystick.projections.engine",
     "ProjectionDigest": "tallystick.projections.digest",
-    "seal_projections": "tallystick.projections.digest",
+    "seal_projections": "tallystick.projections.sealing",
     "BacktestReport": "tallystick.replay.backtest.report",
     "DecisionDiff": "tallystick.replay.diff.decisions",
     "MalformedDecision": "tallystick.replay.errors",
@@ -344,6 +350,9 @@ _EXPORTS: dict[str, str] = {
     "TasksNotFound": "tallystick.replay.errors",
     "ReplayReport": "tallystick.replay.report",
     "Incident": "tallystick.replay.incident.incident",
+    "IncidentCheck": "tallystick.replay.incident.check",
+    "BadIncident": "tallystick.replay.incident.errors",
+    "check_incident": "tallystick.replay.incident.check",
     "write_incident": "tallystick.replay.incident.incident",
     "replay_ledger": "tallystick.replay.run",
     "Selection": "tallystick.replay.selection",

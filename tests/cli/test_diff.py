@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forging import Forger
 from requests_to_decide import refund
 
 from tallystick import Durability, Gateway, Ledger
@@ -89,6 +90,23 @@ def test_packs_need_no_ledger(tally: Tally, ids: list[str]) -> None:
     result = tally("-f", "none.tally", "diff", "0.zip", "1.zip", "--json")
     assert (result.status, result.json["causes"]) == (1, [["memory"]])
     assert tally("-f", "none.tally", "diff", *ids[:2]).status == 3
+
+
+def test_two_records_of_one_decision(tally: Tally, ids: list[str]) -> None:
+    """The pack from before, and what the ledger says now: nothing but a comparison shows what was altered."""
+    assert tally("export", ids[0], "--pack", "before.zip").status == 0
+    result = tally("diff", "before.zip", ids[0])
+    assert result.status == 0
+    assert "; the requests are the same." in " ".join(result.out.split())
+    with Forger(Path("agents.tally")) as forger:
+        seq = forger.seq_of("decision.recorded")
+        forger.put(seq, "gateway.v1", "derived", "determinism", "engine_version")
+        forger.put(seq, "ABSTAIN", "derived", "verdict")
+    assert tally("export", ids[0], "--pack", "since.zip").status == 0
+    altered = tally("diff", "before.zip", "since.zip", "--json")
+    assert altered.status == 1
+    assert altered.json["first"]["decision_id"] == altered.json["second"]["decision_id"]
+    assert altered.json["second"]["verdict"] == "ABSTAIN" != altered.json["first"]["verdict"]
 
 
 def test_a_pack_that_is_none(tally: Tally, ids: list[str]) -> None:

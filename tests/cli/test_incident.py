@@ -209,3 +209,54 @@ def test_text_of_a_ledger_does_not_move_the_cursor(tally: Tally, tmp_path: Path)
     assert result.status == 0
     assert "\x1b" not in result.out + result.err and "\u202e" not in result.out + result.err
     assert "\x1b" not in Path("i/README.txt").read_text("utf-8")
+
+
+# -- checking one that was handed over ---------------------------------------------------------
+
+
+def test_a_check_of_a_folder_and_a_zip_file(tally: Tally, desk: Path) -> None:
+    head = tally("head").out.strip()
+    for name in ("i", "i.zip"):
+        made = tally("incident", "--correlation", "case-7", "-o", name, "--with-chain", "--expect", head)
+        assert "the whole ledger: VERIFIED: every hash of events 1 to 7 follows" in made.err
+        told = re.search(r"has the SHA-256 ([0-9a-f]{64})", made.err)
+        assert told is not None
+        found = tally("incident", "--check", name, "--expect", head, "--manifest", told[1])
+        assert found.status == 0 and found.out.startswith("VERIFIED 6 events, 1 pack replayed")
+        assert "it says of itself: MATCH 6 events" in found.out
+        alone = tally("incident", "--check", name)
+        assert alone.status == 0 and alone.out.startswith("UNANCHORED ")
+        assert tally("incident", "--check", name, "--json").json["verdict"] == "UNANCHORED"
+        assert tally("incident", "--check", name, "--manifest", "0" * 64).status == 1
+        refused = tally("replay", name)
+        assert refused.status == 2 and f"`tally incident --check {name}` checks it" in refused.err
+
+
+def test_a_check_finds_what_was_altered(tally: Tally, desk: Path) -> None:
+    tally("incident", "--correlation", "case-7", "-o", "i")
+    Path("i/report.html").write_text("all is well")
+    found = tally("incident", "--check", "i")
+    assert found.status == 1
+    assert found.out.startswith("BROKEN report.html: is not the file that the manifest lists")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--check", "i", "--session", "a"), "leave out --session"),
+        (("--check", "i", "-o", "a"), "leave out --output"),
+        (("--check", "i", "--manifest", "a"), "no SHA-256"),
+        (("--correlation", "case-7", "--manifest", "0" * 64), "give --check"),
+        (("--check", "agents.tally"), "is no zip file"),
+        (("--check", "empty"), "manifest.json is missing"),
+    ],
+)
+def test_what_a_check_refuses(tally: Tally, desk: Path, arguments: tuple[str, ...], problem: str) -> None:
+    Path("empty").mkdir()
+    result = tally("incident", *arguments)
+    assert (result.status, result.out) == (2, "")
+    assert problem in result.err and result.err.count("\n") == 1
+
+
+def test_a_check_of_nothing_could_not_look(tally: Tally, desk: Path) -> None:
+    assert tally("incident", "--check", "nowhere").status == 3

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystick import Ledger, NewEvent, Session, import_chat
+from tallystick import CAEL, Kernel, Ledger, NewEvent, PsiDefinition, Session, import_chat
 from tallystick.cli import timeline
 from tallystick.cli.sessions import duration_text
 from tallystick.events.catalogue import KINDS
@@ -501,6 +501,21 @@ def test_retention_lists_and_erases_nothing(tally: Callable[..., Any]) -> None:
     assert len(tally("retention", "--at", "5000-01-01", "--json").json) == 2
     assert tally("retention", "--at", "5000-01-01", "--expire").status == 2
     assert tally("session", session_id).status == 0
+
+
+def test_a_pipeline_that_failed_says_why(tally: Callable[..., Any]) -> None:
+    """K7: the message is in the observed half of `pipeline.completed`."""
+
+    def fail() -> None:
+        raise ValueError("no such order")
+
+    with Ledger.open("agents.tally") as ledger, Session.start(ledger, "steps", "Desk") as session:
+        kernel = Kernel(ledger=ledger, stream=session.stream)
+        CAEL(kernel).run([(PsiDefinition("orders", "fail"), fail, {})])
+    shown = tally("session", session.session_id).out
+    [line] = [line for line in shown.splitlines() if "pipeline" in line]
+    assert "1 steps; TASK_EXCEPTION: " in line
+    assert "no such order" in line
 
 
 @pytest.mark.usefixtures("due")

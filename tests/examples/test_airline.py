@@ -277,3 +277,11 @@ def test_without_sessions_it_says_how_to_get_some(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
         assert done.returncode == 1
         assert "tally import chat FILE --outcome reward" in done.stderr
+
+
+def test_help_is_help() -> None:
+    result = subprocess.run(
+        [sys.executable, EXAMPLE / "run.py", "--help"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0
+    assert "the ledger that" in result.stdout

@@ -23,6 +23,7 @@ from tallystick import Ledger
 from tallystick.recorders.gateway import decision as deciding
 from tallystick.recorders.gateway.evaluate import evaluate
 from tallystick.recorders.gateway.policy import Policy
+from tallystick.recorders.session.diff import diff_summary
 from tallystick.replay.report import Layer, Result
 
 EXECUTED, PIPELINE = "kernel.executed", "pipeline.completed"
@@ -561,7 +562,38 @@ def test_a_kind_of_a_built_in_area_that_nobody_knows_is_said_so(filled: Path) ->
 # -- what cannot be known --------------------------------------------------------------------------
 
 
+def as_an_app_s(forger: Forger, seq: int) -> None:
+    """Put an app's event in the place of one: nothing is missing from the sequence."""
+    forger.replace(seq, kind="order.seen", stream="order:82", key=None, meta=None, body=b'{"order":82}')
+
+
+def without_the_session(forger: Forger, seq: int) -> None:
+    """Every event of a session."""
+    stream = forger.rows[seq - 1].stream
+    for at, row in enumerate(forger.rows, 1):
+        if row.stream == stream:
+            as_an_app_s(forger, at)
+
+
+def another_before_state(forger: Forger, seq: int) -> None:
+    after = forger.body(seq)["derived"]["after_state"]
+    forger.put(seq, {"a": 7}, "derived", "before_state")
+    forger.put(seq, diff_summary({"a": 7}, after), "derived", "diff_summary")
+
+
+def cut_off(forger: Forger, seq: int) -> None:
+    del forger.rows[seq - 1 :]
+
+
 UNKNOWABLE = {
+    "decision_gone": (DECISION, 1, as_an_app_s),
+    "session_gone": (STARTED, 0, without_the_session),
+    "end_of_a_session_gone": (CLOSED, 0, as_an_app_s),
+    "end_cut_off": (LABELED, 0, cut_off),
+    "last_decision_cut_off": (DECISION, 1, cut_off),
+    "before_state_with_its_diff": (ACTION, 0, another_before_state),
+    "label_moved_earlier": (LABELED, 0, lambda forger, seq: forger.replace(seq, at=1)),
+    "memory_moved_earlier": (MEMORY, 0, lambda forger, seq: forger.replace(seq, at=1)),
     "content_of_a_message": (MESSAGE, 0, derived("It works fine", "content")),
     "evidence_of_an_action": (ACTION, 1, derived({"paid": True}, "evidence")),
     "body_of_an_app": ("order.placed", 0, put(82, "order")),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from forging import Forger
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystick import Durability, Ledger, Session, TallyError, replay_ledger
+from tallystick import Durability, Ledger, Selection, Session, TallyError, replay_ledger, write_incident
 from tallystick.cli import main
 from tallystick.events.catalogue import KINDS
+from tallystick.ledger.errors import Unavailable
 from tallystick.recorders.gateway.errors import InvalidPolicy
 from tallystick.recorders.gateway.policy import STARTER_POLICY, Policy
 from tallystick.replay.layers import policies
@@ -397,3 +399,20 @@ def test_the_command_says_so_without_a_traceback(
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
     assert shown.out.startswith(f"DIVERGED at event {seq}, layer digest: body (malformed body: ")
+
+
+def test_a_large_file_without_an_index_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at a stream would read the whole file; a small one is read all the same."""
+    path = tmp_path / "a.tally"
+    with Ledger.open(path, durability=Durability.PROCESS) as ledger:
+        ledger.append_many({"kind": "order.placed", "body": {}} for _ in range(20))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP INDEX events_by_stream")
+        db.execute("CREATE INDEX events_by_stream ON events (stream) WHERE stream = 'x'")
+    with Ledger.open(path, read_only=True) as ledger:
+        assert not replay_ledger(ledger).diverged
+        monkeypatch.setattr("tallystick.replay.indexes.WITHOUT_INDEXES_MAX", 10)
+        with pytest.raises(Unavailable, match="events_by_stream"):
+            replay_ledger(ledger)
+        with pytest.raises(Unavailable, match="events_by_stream"):
+            write_incident(ledger, Selection(since=0), tmp_path / "incident")

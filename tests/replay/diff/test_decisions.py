@@ -85,6 +85,29 @@ def test_memory_made_the_difference(desk: Desk) -> None:
     assert "risk.failure_similarity: 0.0 → 1.0; is at least 0.75 (like_a_failure_from) holds in" in str(diff)
 
 
+def test_what_both_had_read_was_not_added_in_between(desk: Desk) -> None:
+    """The second reads its memory at the very event that added the item."""
+    desk.label(desk.decide())
+    diff = desk.diff(desk.decide(), desk.decide())
+    [item] = diff.memory
+    assert (item.first, item.second, item.between, diff.added) == (1.0, 1.0, False, 0)
+
+
+def test_packs_of_two_ledgers_each_ask_their_own_memory(tmp_path: Path) -> None:
+    """The failure of the one ledger stands before what the decision of the other had read."""
+    packs = []
+    for name, failed in (("a", False), ("b", True)):
+        with Ledger.open(tmp_path / name, durability=Durability.PROCESS) as ledger:
+            desk = Desk(ledger)
+            if failed:
+                desk.label(desk.decide())
+            else:
+                ledger.append_many([{"kind": "app.noted", "body": {}}] * 9)
+            packs.append(collect(ledger, desk.decide()))
+    diff = diff_packs(*packs)
+    assert (diff.untold, diff.causes) == (None, (("memory",),))
+
+
 def test_the_request_made_the_difference(desk: Desk) -> None:
     other = {**refund(300), "request_id": "r-2", "subject": {"type": "agent", "id": "another-bot"}}
     diff = desk.diff(desk.decide(), desk.decide(other))
@@ -110,7 +133,7 @@ def test_the_policy_made_the_difference(desk: Desk) -> None:
 
 
 def test_what_of_the_policies_concerns_neither_is_counted(desk: Desk) -> None:
-    other = STRICTER.replace("new_account_days: 30", "new_account_days: 60")
+    other = STRICTER.replace("quite_unsure_from: 0.5", "quite_unsure_from: 0.6")
     diff = desk.diff(desk.decide(), desk.decide(policy=other))
     assert ([change.name for change in diff.policy_changes], diff.other_policy_changes) == (
         ["refund_alone_max_usd"],

@@ -23,6 +23,7 @@ from forging import Forger
 from incidents import checked, lines_in, seqs_in, tree, written
 
 from tallystick import (
+    Gateway,
     Ledger,
     MemoryStore,
     Selection,
@@ -32,6 +33,7 @@ from tallystick import (
 )
 from tallystick.ledger.portable import parse_line
 from tallystick.recorders.gateway.pack import read_pack
+from tallystick.recorders.gateway.policy import STARTER_POLICY
 from tallystick.replay.incident import incident, verify_ledger
 from tallystick.replay.incident.files import FILES
 from tallystick.replay.pack import replay_pack
@@ -60,6 +62,33 @@ def alter() -> Callable[..., None]:
 
 
 # -- what is written -------------------------------------------------------------------------
+
+
+def test_a_decision_of_which_too_much_was_said_is_not_packed(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incident, "_PACK_BODIES_MAX", 5000)
+    with Ledger.open(filled) as ledger:
+        first, second = (event.seq for event in ledger.read(kinds=["decision.recorded"]))
+        gateway = Gateway(ledger, STARTER_POLICY)
+        gateway.add_event(ledger.get(first).stream.removeprefix("decision:"), "note", {"text": "x" * 5000})
+    made = written(filled, tmp_path / "i", Selection(correlation="case-7"))
+    assert f"no pack of event {first}: what was said of the decision is too large" in made.notes
+    assert not [note for note in made.notes if f"event {second}:" in note]
+
+
+def test_decisions_that_are_evidence_alone_are_not_packed(filled: Path, tmp_path: Path) -> None:
+    """The second decision looked at what the first one taught, which comes along as evidence."""
+    with Ledger.open(filled, read_only=True) as ledger:
+        first, second = ledger.read(kinds=["decision.recorded"])
+    with Forger(filled) as forger:
+        for seq in (first.seq, second.seq):
+            forger.replace(seq, meta=None)
+        forger.put(second.seq, {"correlation_id": "case-9"}, "derived", "request", "trace")
+    written(filled, tmp_path / "i", Selection(correlation="case-9"))
+    assert first.seq in seqs_in(tmp_path / "i")
+    packs = [name for name in tree(tmp_path / "i") if name.startswith("packs/")]
+    assert packs == [f"packs/{second.stream.removeprefix('decision:')}.zip"]
 
 
 def test_the_folder_holds_the_evidence_and_how_to_check_it(filled: Path, tmp_path: Path) -> None:
@@ -130,6 +159,19 @@ def test_what_diverged_is_said(filled: Path, tmp_path: Path) -> None:
     assert b"DIVERGED" in (tmp_path / "i" / "report.html").read_bytes()
 
 
+def test_the_instructions_name_what_is_there(filled: Path, tmp_path: Path) -> None:
+    written(filled, tmp_path / "i", Selection(correlation="case-7"), with_chain=True)
+    readme = (tmp_path / "i" / "README.txt").read_text("utf-8")
+    assert "packs/            each of the 2 decisions" in readme
+    assert "tally incident --check FOLDER_OR_ZIP --manifest SHA256 --expect HEAD" in readme
+    assert "head.txt if there is none" not in readme and "head.txt is no substitute" in readme
+    with Ledger.open(filled) as ledger:
+        ledger.append("app.noted", meta={"correlation": "alone"})
+    written(filled, tmp_path / "j", Selection(correlation="alone"))
+    assert not (tmp_path / "j" / "packs").exists()
+    assert "packs/            " not in (tmp_path / "j" / "README.txt").read_text("utf-8")
+
+
 def test_a_break_elsewhere_in_the_ledger_is_said(filled: Path, tmp_path: Path, alter: Any) -> None:
     alter(filled, 30, body=b'{"order":82}')
     made = written(filled, tmp_path / "i", Selection(correlation="case-7"))
@@ -168,6 +210,9 @@ def test_another_head_is_found(filled: Path, tmp_path: Path) -> None:
     line = next(line for line in lines_in(tmp_path / "i") if line["seq"] == 2)
     wrong = f"2:{'0' * 64}"
     assert checked(events, "--part", "--expect", f"2:{line['hash']}")[0] == 0
+    beyond = checked(events, "--part", "--expect", f"99:{'0' * 64}")
+    assert beyond[0] == 0
+    assert beyond[1].endswith("; the head could not be used: it names seq 99, which is not here")
     assert checked(events, "--part", "--expect", wrong)[1].startswith("BROKEN seq 2: edited")
     assert checked(events, "--chain", chain, "--expect", wrong)[1].startswith("BROKEN seq 2: edited")
     assert checked(events, "--chain", chain, "--expect", f"99:{'0' * 64}")[1].startswith(
@@ -272,7 +317,10 @@ def test_killed_while_writing_it_leaves_nothing_under_its_name(
     worker.communicate()
     assert not (tmp_path / name).exists()
     assert [left for left in os.listdir(tmp_path) if left.endswith(".tmp")]
+    other = tmp_path / f".{name}.1.tmp"  # of a process that lives
+    other.mkdir()
     written(filled, tmp_path / name, Selection(correlation="case-7"))
+    assert [left for left in os.listdir(tmp_path) if left.endswith(".tmp")] == [other.name]
 
 
 def test_while_another_process_writes_it_is_as_of_one_head(tmp_path: Path) -> None:
@@ -308,11 +356,11 @@ def test_what_is_erased_meanwhile_is_not_handed_on(
 ) -> None:
     with Ledger.open(filled) as ledger:
 
-        def erasing(*arguments: Any, **options: Any) -> str:
+        def erasing(*arguments: Any) -> bytes:
             ledger.erase(3, "now")
-            return "report"
+            return b"report"
 
-        monkeypatch.setattr(incident, "report_html", erasing)
+        monkeypatch.setattr(incident, "report_page", erasing)
         with pytest.raises(Unavailable, match="event 3: was erased meanwhile"):
             write_incident(ledger, Selection(correlation="case-7"), tmp_path / "i")
     assert not (tmp_path / "i").exists()
@@ -369,3 +417,16 @@ def test_what_the_page_shows_runs(filled: Path, monkeypatch: pytest.MonkeyPatch)
     exec(block.replace("case-118", "case-7"), names)
     assert names["incident"].summary.failures[0].seq == 4
     assert Path("case.zip").exists()
+
+
+def test_progress_goes_through_every_part_and_never_back(tmp_path: Path) -> None:
+    """Each part counts as much as the ledger has events; verifying so few is told of at its end, or never."""
+    path = tmp_path / "a.tally"
+    with Ledger.open(path) as ledger:
+        ledger.append_many({"kind": "order.placed", "body": {"n": n}} for n in range(3000))
+        told: list[int] = []
+        write_incident(ledger, Selection(since=0), tmp_path / "i", progress=told.append)
+        size = ledger.head().seq
+    assert told == sorted(told)
+    assert {(count - 1) // size for count in told} - {1} == {0, 2, 3}
+    assert told[-1] <= incident.PARTS * size

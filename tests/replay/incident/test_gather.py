@@ -190,6 +190,34 @@ def test_what_is_too_general_is_not_followed_and_said(
     assert made.notes == ("not followed: stream shift:night has more than 3 events",)
 
 
+@pytest.mark.parametrize(("sharing", "followed"), [(3, True), (4, False)])
+def test_a_name_is_followed_up_to_the_bound(
+    memory: Ledger, monkeypatch: pytest.MonkeyPatch, sharing: int, followed: bool
+) -> None:
+    monkeypatch.setattr(incident_gather, "SHARED_MAX", 3)
+    for _ in range(sharing):
+        memory.append("app.noted", meta={"correlation": "met on the way"})
+    memory.append("app.noted", meta={"correlation": "case", "causation": "2"})
+    expected = set(range(1, sharing + 3)) if followed else {1, 2, sharing + 2}
+    assert set(gathered(memory, correlation="case")) == expected
+
+
+def test_a_trace_id_of_zeros_ties_nothing(memory: Ledger) -> None:
+    """W3C trace context, section 3.2.2.3: all zeros are no trace id."""
+    parent = f"00-{'0' * 32}-{'a' * 16}-01"
+    memory.append("app.noted", meta={"correlation": "case", "traceparent": parent})
+    memory.append("app.noted", meta={"traceparent": parent})
+    assert set(gathered(memory, correlation="case")) == {1, 2}
+
+
+@pytest.mark.parametrize(("named", "followed"), [(64, True), (65, False)])
+def test_an_event_may_name_so_many_before_it_is_a_list(memory: Ledger, named: int, followed: bool) -> None:
+    ids = [f"dec_{number:026d}" for number in range(named)]
+    memory.append("app.report", {"ids": ids}, meta={"correlation": "case"})
+    memory.append("app.noted", stream=f"decision:{ids[0]}")
+    assert set(gathered(memory, correlation="case")) == ({1, 2, 3} if followed else {1, 2})
+
+
 def test_an_event_that_lists_many_is_tied_to_none(memory: Ledger) -> None:
     ids = [f"dec_{number:026d}" for number in range(99)]
     memory.append("app.report", {"ids": ids}, meta={"correlation": "case"})
