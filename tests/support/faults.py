@@ -27,6 +27,10 @@ class Fault:
     layer: Layer = Layer.DIGEST
 
 
+def column(**columns: Any) -> Forge:
+    return lambda forger, seq: forger.replace(seq, **columns)
+
+
 def put(value: Any, *path: str | int) -> Forge:
     """Put a value at a path of a body."""
     return lambda forger, seq: forger.put(seq, value, *path)
