@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from tallystick import (
     CAEL,
@@ -213,7 +214,7 @@ def check_clean(steps: list[tuple[Any, ...]]) -> None:
 SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(SETTINGS, max_examples=100)
+@settings(SETTINGS, max_examples=examples(100))
 @given(STEPS)
 def test_a_ledger_as_recorded_gives_no_false_alarm(steps: list[tuple[Any, ...]]) -> None:
     check_clean(steps)

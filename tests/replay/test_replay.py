@@ -20,6 +20,7 @@ import pytest
 from forging import Forger, edit_views
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from tallystick import (
     AmbiguousPrefix,
@@ -563,7 +564,7 @@ def check_hostile(events: list[NewEvent]) -> None:
         assert str(report)
 
 
-@settings(HOSTILE, max_examples=60)
+@settings(HOSTILE, max_examples=examples(60))
 @given(hostile())
 def test_hostile_bodies_never_raise(events: list[NewEvent]) -> None:
     check_hostile(events)

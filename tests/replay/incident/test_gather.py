@@ -15,6 +15,7 @@ from forging import Forger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from incidents import checked, gathered, lines_in, seqs_in, tree, written
+from property_tests import examples
 from requests_to_decide import refund
 
 from tallystick import (
@@ -90,7 +91,7 @@ def model(events: list[dict[str, Any]], correlation: str) -> tuple[set[int], set
 
 
 @given(st.lists(_event, min_size=1, max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_what_belongs_is_what_a_plain_model_says(events: list[dict[str, Any]]) -> None:
     with Ledger.over(MemoryStore()) as ledger:
         for number, event in enumerate(events, 2):
@@ -320,7 +321,7 @@ _json_value = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_whatever_bodies_say_it_ends(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     """Bodies of built-in kinds of any shape, with names where they are looked for."""
     places = (

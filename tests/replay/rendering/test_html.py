@@ -21,6 +21,7 @@ from forging import Forger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kind_bodies import body_of
+from property_tests import examples
 
 from tallystick import Ledger, replay_ledger
 from tallystick.events.catalogue import KINDS
@@ -195,7 +196,7 @@ def _is_text(text: str) -> bool:
 # -- nothing escapes ---------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(text=TEXT)
 def test_text_in_any_field_of_the_report_stays_text(text: str) -> None:
     value = {"key": text, text: text} if _is_text(text) else text
@@ -217,7 +218,7 @@ def test_text_in_any_field_of_the_report_stays_text(text: str) -> None:
     assert len(set(parsed.ids)) == len(parsed.ids)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(text=TEXT, kind=st.sampled_from([*KINDS]), raw=st.binary(max_size=40))
 def test_text_in_any_field_of_a_body_stays_text(text: str, kind: str, raw: bytes) -> None:
     plain = json.dumps(body_of(kind, text, text)).encode()  # lone surrogates as escapes

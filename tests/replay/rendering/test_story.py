@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kind_bodies import body_of
+from property_tests import examples
 
 from tallystick import Kernel, Ledger, PsiDefinition, Session, replay_ledger
 from tallystick.events.catalogue import KINDS
@@ -177,7 +178,7 @@ def test_meta_is_among_the_values() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(value=JSON, raw=st.binary(max_size=60), text=st.text(), meta=JSON, kind=st.sampled_from([*KINDS]))
 def test_telling_never_raises(value: Any, raw: bytes, text: str, meta: Any, kind: str) -> None:
     """Whatever a stranger's ledger holds is told, on one line."""
