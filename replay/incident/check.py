@@ -52,6 +52,7 @@ _JSON_BYTES_MAX: Final = 64 << 20
 _CHUNK: Final = 1 << 20
 #: Findings and notes that are told of; all are counted.
 TOLD_MAX: Final = 100
+_NOTE_SHOWN: Final = 500
 _ASK: Final = "ask for the incident again"
 
 
@@ -391,6 +392,8 @@ class _Check:
 
     def _check_belonging(self, evidence: Evidence, gathered: Gathered, told: _Told) -> None:
         """Nothing that belongs is withheld, and why.jsonl says why."""
+        for note in told.notes:  # which excuse what is looked for below
+            self._note(f"the incident says of itself: {note[:_NOTE_SHOWN]}")
         unclear = [note for note in told.notes if note.startswith("not followed: ")]
         packed = {name for name in self._source.names if name.startswith(f"{files.PACKS}/")}
         for member, row in gathered.pairs():
