@@ -256,11 +256,16 @@ def _check_directory(data: bytes, source: str) -> None:
     end = data[-_END.size :]
     if len(end) < _END.size or not end.startswith(_END_TAG):
         raise BadPack(source, "", "is no zip file, or not as a pack is written")
-    _, _, _, _, entries, size, _, comment = _END.unpack(end)
-    if comment or entries > len(MEMBERS_BYTES_MAX) or size > _DIRECTORY_BYTES_MAX:
-        raise BadPack(source, "", f"has {entries:,} members or a comment, which no pack has")
+    _, _, _, _, entries, size, offset, comment = _END.unpack(end)
+    if comment:
+        raise BadPack(source, "", "has a comment, which no pack has")
+    if entries > len(MEMBERS_BYTES_MAX) or size > _DIRECTORY_BYTES_MAX:
+        problem = f"has {entries:,} members, and a pack at most {len(MEMBERS_BYTES_MAX)}"
+        raise BadPack(source, "", problem)
     if data[-_END.size - _ZIP64_BYTES :].startswith(_ZIP64_TAG):
         raise BadPack(source, "", "is a zip file of the 64-bit form, which no pack needs")
+    if offset + size + _END.size != len(data):
+        raise BadPack(source, "", "has bytes that its zip directory does not cover, which no pack has")
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> bytes:

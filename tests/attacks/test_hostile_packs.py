@@ -171,6 +171,8 @@ HOSTILE: dict[str, Callable[[Members], bytes]] = {
     "entries_that_are_not_there": end_changed(entries=3, here=3),
     "directory_elsewhere": end_changed(offset=0),
     "comment": lambda members: zipped(members)[:-2] + b"\x05\x00hello",
+    "script_in_front": lambda members: b"#!/bin/sh\nexit\n" + zipped(members),
+    "zip_in_front": lambda members: zipped({"a": b"b"}) + zipped(members),
     "deep_json": lambda members: zipped({**members, "record.json": b"[" * 2_000_000}),
     "digits": lambda members: zipped({**members, "request.json": b'{"a":' + b"9" * 4_000_000 + b"}"}),
     "lines": lambda members: zipped({**members, "events.jsonl": b"\n" * 200_000}),
