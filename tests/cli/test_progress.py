@@ -91,14 +91,21 @@ def test_nothing_is_said_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> 
         assert report is None
 
 
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger whose replay takes longer than the half second after which progress is shown."""
+    path = tmp_path_factory.mktemp("long") / "agents.tally"
+    with Ledger.open(path, durability=Durability.PROCESS) as ledger:
+        ledger.append_many({"kind": "order.placed", "body": {"order": n}} for n in range(200_000))
+    return path
+
+
 @pytest.mark.parametrize("columns", [60, 120])
 def test_it_stays_on_one_line(
-    columns: int, tmp_path: Path, terminal: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    columns: int, long_log: Path, terminal: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Ledger.open(tmp_path / "agents.tally", durability=Durability.PROCESS) as ledger:
-        ledger.append_many({"kind": "order.placed", "body": {"order": n}} for n in range(60_000))
     monkeypatch.setenv("COLUMNS", str(columns))
-    status, shown = terminal("replay")
+    status, shown = terminal("replay", "-f", str(long_log))
     assert status == 0
     lines = [line for line in shown.replace("\r", "\n").split("\n") if "replaying" in line]
     assert lines, "it takes longer than half a second"
